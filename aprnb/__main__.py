@@ -1,0 +1,4 @@
+"""`python -m aprnb` is the command line."""
+from .cli import main
+
+main()

@@ -1,0 +1,86 @@
+"""The front door: a click group that imports a verb's module only when that verb is called.
+
+Each verb stands in the table below with its one-line purpose, so that `aprnb --help` imports
+nothing but click. Errors end here: one message on stderr and the exit code of errors.py.
+"""
+import errno
+import importlib
+import os
+import sys
+
+import click
+
+from .. import __version__
+from ..errors import AprnbError
+
+# verb -> (module under aprnb.cli, attribute, purpose)
+VERBS = {
+    "import": ("files", "import_", "Hugging Face folder or safetensors -> .apr, byte for byte."),
+    "export": ("files", "export", ".apr -> a folder that transformers loads."),
+    "inspect": ("files", "inspect", "Header, checksums, metadata and tensor table; reads no payload."),
+    "tensor-stats": ("files", "tensor_stats", "Moments, digests and plausibility of every tensor."),
+    "validate": ("files", "validate", "Every rule of the container and of the content."),
+    "diff": ("files", "diff", "Metadata and tensors of two models, side by side."),
+    "tokenize": ("tokenize", "tokenize", "Train a tokenizer, encode a corpus, audit the shards."),
+    "pretrain": ("pretrain", "pretrain", "Train from scratch or continue from a model."),
+    "eval": ("evaluate", "evaluate", "Held-out loss in nats of a model on token shards."),
+    "parity": ("parity", "parity", "Compare with another framework, or two backends with each other."),
+    "run": ("run", "run", "Continue a prompt."),
+}
+
+EXIT_CODES = """\b
+Exit codes: 0 success; 1 unexpected; 2 usage; 3 file not found; 4 not a valid model file;
+5 a check or gate failed, or an output exists; 6 model does not fit the architecture;
+7 I/O; 8 non-finite values; 9 package missing; 12 out of device memory; 14 no usable GPU;
+130 interrupted."""
+
+
+class LazyGroup(click.Group):
+    """Resolves verbs through VERBS, so that help costs no heavy import."""
+
+    def list_commands(self, ctx):
+        return list(VERBS)
+
+    def get_command(self, ctx, name):
+        if name not in VERBS:
+            return None
+        module, attribute, _ = VERBS[name]
+        return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+
+    def format_commands(self, ctx, formatter):
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, purpose) for name, (_, _, purpose) in VERBS.items()])
+
+
+@click.group(cls=LazyGroup, epilog=EXIT_CODES,
+             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="aprnb")
+def group():
+    """Train language models from scratch with kernels whose numbers can be trusted."""
+
+
+def main(args=None):
+    """Run the command line; every failure is one message and the exit code of its class."""
+    try:
+        # standalone_mode keeps click's own handling of usage errors (exit 2)
+        group.main(args, prog_name="aprnb", standalone_mode=True)
+    except Exception as error:  # the outermost frame: nothing above could report it
+        if os.environ.get("APRNB_TRACEBACK"):
+            raise
+        message, code = describe(error)
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(code)
+
+
+def describe(error):
+    """(message, exit code) of any exception."""
+    if isinstance(error, AprnbError):
+        return str(error), error.exit_code
+    if isinstance(error, FileNotFoundError):
+        return f"{error.filename}: no such file or folder", 3
+    if isinstance(error, OSError):
+        hint = "; free some space or choose another folder" if error.errno == errno.ENOSPC else ""
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}{hint}", 7
+    return (f"unexpected {type(error).__name__}: {error} "
+            "(set APRNB_TRACEBACK=1 for the traceback and report it)"), 1

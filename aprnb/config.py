@@ -1,0 +1,356 @@
+"""ModelConfig: the numbers that fix a decoder, read from config.json or from APR metadata.
+
+Nothing here is guessed. A number that decides what is computed and that the file does not give is
+a LoadError naming the field, and so is a feature that this engine does not compute (sliding
+windows, attention biases of Llama, other activations): a model that loads is computed as trained.
+"""
+from dataclasses import asdict, dataclass, replace
+
+from .errors import LoadError
+
+# Hugging Face class, whether the Q/K/V projections carry biases.
+FAMILIES = {
+    "qwen2": ("Qwen2ForCausalLM", True),
+    "llama": ("LlamaForCausalLM", False),
+}
+
+# APR key -> spellings accepted on reading; the first one present wins, only the first is written.
+APR_ALIASES = {
+    "hidden_size": ("hidden_size", "hidden_dim", "d_model", "n_embd"),
+    "num_layers": ("num_layers", "num_hidden_layers", "n_layers", "n_layer"),
+    "num_heads": ("num_heads", "num_attention_heads", "n_heads", "n_head"),
+    "num_kv_heads": ("num_kv_heads", "num_key_value_heads", "n_kv_heads"),
+    "vocab_size": ("vocab_size", "n_vocab"),
+    "intermediate_size": ("intermediate_size", "ffn_dim", "intermediate_dim", "n_inner"),
+    "max_position_embeddings": ("max_position_embeddings", "max_seq_len", "context_length",
+                                "n_ctx"),
+    "rms_norm_eps": ("rms_norm_eps", "layer_norm_eps", "norm_eps"),
+    "rope_theta": ("rope_theta",),
+}
+
+SPLIT_HALVES = 2  # APR rope_type of Hugging Face weights: k is rotated with k + head_dim/2
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama-3 frequency scaling (Llama 3.1 report, section 3; transformers rope type "llama3")."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+    def __post_init__(self):
+        if not (self.factor >= 1 and 0 < self.low_freq_factor < self.high_freq_factor
+                and self.original_max_position_embeddings > 0):
+            raise LoadError(f"rope_scaling {asdict(self)}: need factor >= 1, 0 < low_freq_factor "
+                            "< high_freq_factor and original_max_position_embeddings > 0")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape and constants of a decoder-only transformer of the Qwen2 or Llama family."""
+
+    family: str
+    """"qwen2" (biases on Q, K, V) or "llama" (none)."""
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    max_position_embeddings: int
+    rope_theta: float
+    rms_norm_eps: float
+    """Added to the mean square, not to the root."""
+    tied: bool
+    """The output head is the embedding table itself."""
+    rope_scaling: RopeScaling | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    initializer_range: float = 0.02
+
+    def __post_init__(self):
+        if self.family not in FAMILIES:
+            raise LoadError(f"model family {self.family!r} is not supported; "
+                            f"supported: {', '.join(FAMILIES)}")
+        for name in ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
+                     "intermediate_size", "vocab_size", "max_position_embeddings"):
+            if getattr(self, name) < 1:
+                raise LoadError(f"{name} is {getattr(self, name)}, need at least 1")
+        if self.num_heads % self.num_kv_heads:
+            raise LoadError(f"num_heads {self.num_heads} is not a multiple of "
+                            f"num_kv_heads {self.num_kv_heads}")
+        if self.head_dim % 2:
+            raise LoadError(f"head_dim {self.head_dim} is odd; RoPE rotates halves")
+        if not (self.rope_theta > 0 and self.rms_norm_eps > 0):
+            raise LoadError(f"rope_theta {self.rope_theta} and rms_norm_eps {self.rms_norm_eps} "
+                            "must be positive")
+
+    @property
+    def qkv_bias(self):
+        return FAMILIES[self.family][1]
+
+    @property
+    def hf_architecture(self):
+        return FAMILIES[self.family][0]
+
+    def with_(self, **changes):
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+
+# ---------------------------------------------------------------- config.json
+
+def from_hf(config, where):
+    """ModelConfig from a parsed Hugging Face config.json; `where` names it in errors."""
+    get = _Fields(config, where)
+    family = config.get("model_type")
+    if family not in FAMILIES:
+        raise LoadError(f"{where}: model_type {family!r} is not supported; "
+                        f"supported: {', '.join(FAMILIES)}")
+    _refuse_foreign_features(config, where)
+    theta, scaling = _rope_from_hf(config, where)
+    hidden, heads = get.integer("hidden_size"), get.integer("num_attention_heads")
+    kv_heads = config.get("num_key_value_heads")
+    if kv_heads is None and family == "llama":
+        kv_heads = heads  # Llama 1 files: transformers defines the absent field so
+    elif kv_heads is None:
+        get.missing("num_key_value_heads")
+    head_dim = config.get("head_dim")
+    return ModelConfig(
+        family=family,
+        hidden_size=hidden,
+        num_layers=get.integer("num_hidden_layers"),
+        num_heads=heads,
+        num_kv_heads=_integer(kv_heads, "num_key_value_heads", where),
+        head_dim=_head_dim(head_dim, hidden, heads, where),
+        intermediate_size=get.integer("intermediate_size"),
+        vocab_size=get.integer("vocab_size"),
+        max_position_embeddings=get.integer("max_position_embeddings"),
+        rope_theta=theta,
+        rms_norm_eps=get.number("rms_norm_eps"),
+        tied=bool(config.get("tie_word_embeddings", False)),  # the default of both classes
+        rope_scaling=scaling,
+        bos_token_id=config.get("bos_token_id"),
+        eos_token_id=_ids(config.get("eos_token_id")),
+        initializer_range=float(config.get("initializer_range") or 0.02),
+    )
+
+
+def to_hf(config, dtype="float32"):
+    """config.json (a dict) that transformers 4 and 5 both load."""
+    scaling = None
+    if config.rope_scaling:
+        scaling = {"rope_type": "llama3", **asdict(config.rope_scaling)}
+    out = {
+        "architectures": [config.hf_architecture],
+        "model_type": config.family,
+        "hidden_act": "silu",
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.intermediate_size,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.max_position_embeddings,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": scaling,
+        "rms_norm_eps": config.rms_norm_eps,
+        "tie_word_embeddings": config.tied,
+        "initializer_range": config.initializer_range,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": _json_ids(config.eos_token_id),
+        "torch_dtype": dtype,
+        "use_cache": True,
+    }
+    if config.family == "qwen2":
+        out["use_sliding_window"] = False
+    return out
+
+
+# ---------------------------------------------------------------- APR metadata
+
+def from_apr(metadata, where):
+    """ModelConfig from the metadata of an .apr file (apr-v2-format, section 7, with its aliases).
+
+    `tied` is what the file claims; only the tensors decide (see model/params.py).
+    `rope_type` is not believed: tensors with Hugging Face names are split halves.
+    """
+    flat = {}
+    for key, spellings in APR_ALIASES.items():
+        present = [s for s in spellings if metadata.get(s) is not None]
+        if present:
+            flat[key] = metadata[present[0]]
+    get = _Fields(flat, f"{where}: metadata")
+    absent = [k for k in APR_ALIASES if k not in flat]
+    if absent:
+        raise LoadError(f"{where}: the file holds no {', '.join(absent)}; hyper-parameters are "
+                        "never guessed: import the model again from its Hugging Face folder")
+    family = family_of(metadata)
+    if family is None:
+        raise LoadError(f"{where}: architecture {metadata.get('architecture')!r} is not supported; "
+                        f"supported: {', '.join(FAMILIES)}")
+    hidden, heads = get.integer("hidden_size"), get.integer("num_heads")
+    return ModelConfig(
+        family=family,
+        hidden_size=hidden,
+        num_layers=get.integer("num_layers"),
+        num_heads=heads,
+        num_kv_heads=get.integer("num_kv_heads"),
+        head_dim=_head_dim(metadata.get("head_dim"), hidden, heads, where),
+        intermediate_size=get.integer("intermediate_size"),
+        vocab_size=get.integer("vocab_size"),
+        max_position_embeddings=get.integer("max_position_embeddings"),
+        rope_theta=get.number("rope_theta"),
+        rms_norm_eps=get.number("rms_norm_eps"),
+        tied=bool(metadata.get("tied_embeddings", False)),
+        rope_scaling=_scaling(metadata.get("rope_scaling"), where),
+        bos_token_id=metadata.get("tokenizer.bos_token_id"),
+        eos_token_id=_ids(metadata.get("tokenizer.eos_token_id")),
+    )
+
+
+def to_apr(config):
+    """The metadata keys of apr-v2-format section 7, in its order, custom keys last."""
+    out = {
+        "architecture": config.family,
+        "hf_architecture": config.hf_architecture,
+        "hf_model_type": config.family,
+        "hidden_size": config.hidden_size,
+        "num_layers": config.num_layers,
+        "num_heads": config.num_heads,
+        "num_kv_heads": config.num_kv_heads,
+        "vocab_size": config.vocab_size,
+        "intermediate_size": config.intermediate_size,
+        "max_position_embeddings": config.max_position_embeddings,
+        "rope_theta": config.rope_theta,
+        "rope_type": SPLIT_HALVES,
+        "rms_norm_eps": config.rms_norm_eps,
+        "head_dim": config.head_dim,
+        "tied_embeddings": config.tied,
+    }
+    if config.rope_scaling:
+        out["rope_scaling"] = {"rope_type": "llama3", **asdict(config.rope_scaling)}
+    return out
+
+
+def family_of(metadata):
+    """"qwen2", "llama" or None, from the architecture keys of APR metadata."""
+    by_class = {cls: family for family, (cls, _) in FAMILIES.items()}
+    for key in ("hf_model_type", "architecture", "hf_architecture", "model_type"):
+        value = metadata.get(key)
+        if isinstance(value, str):
+            family = by_class.get(value, value.lower())
+            if family in FAMILIES:
+                return family
+    return None
+
+
+# ---------------------------------------------------------------- presets
+
+PRESETS = {
+    "qwen2.5-0.5b": ModelConfig("qwen2", 896, 24, 14, 2, 64, 4864, 151936, 32768, 1e6, 1e-6, True,
+                                bos_token_id=151643, eos_token_id=151643),
+    "qwen2.5-1.5b": ModelConfig("qwen2", 1536, 28, 12, 2, 128, 8960, 151936, 32768, 1e6, 1e-6,
+                                True, bos_token_id=151643, eos_token_id=151643),
+    "qwen2.5-7b": ModelConfig("qwen2", 3584, 28, 28, 4, 128, 18944, 152064, 32768, 1e6, 1e-6,
+                              False, bos_token_id=151643, eos_token_id=151643),
+    "llama-370m": ModelConfig("llama", 1024, 24, 16, 4, 64, 2816, 50257, 4096, 1e4, 1e-5, False),
+    "tiny": ModelConfig("qwen2", 128, 4, 4, 2, 32, 384, 4096, 1024, 1e4, 1e-6, True),
+}
+
+
+# ---------------------------------------------------------------- reading fields
+
+class _Fields:
+    """Typed access to a parsed JSON object; what is absent or of another type is a LoadError."""
+
+    def __init__(self, values, where):
+        self.values, self.where = values, where
+
+    def missing(self, name):
+        raise LoadError(f"{self.where}: needed field {name!r} is missing; it is never guessed")
+
+    def integer(self, name):
+        if self.values.get(name) is None:
+            self.missing(name)
+        return _integer(self.values[name], name, self.where)
+
+    def number(self, name):
+        if self.values.get(name) is None:
+            self.missing(name)
+        return _number(self.values[name], name, self.where)
+
+
+def _integer(value, name, where):
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise LoadError(f"{where}: {name} is {value!r}, need an integer")
+    return value
+
+
+def _number(value, name, where):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise LoadError(f"{where}: {name} is {value!r}, need a number")
+    return float(value)
+
+
+def _head_dim(stored, hidden, heads, where):
+    if stored is not None:
+        return _integer(stored, "head_dim", where)
+    if heads < 1 or hidden % heads:
+        raise LoadError(f"{where}: hidden_size {hidden} is not a multiple of the {heads} heads and "
+                        "no head_dim is given")
+    return hidden // heads
+
+
+def _ids(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _json_ids(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _rope_from_hf(config, where):
+    """(theta, scaling) from either spelling: rope_parameters (transformers 5) or the older keys."""
+    nested = config.get("rope_parameters") or {}
+    theta = nested.get("rope_theta", config.get("rope_theta"))
+    if theta is None:
+        raise LoadError(f"{where}: needed field 'rope_theta' is missing (top level or under "
+                        "rope_parameters); it is never guessed")
+    scaling = nested if nested.get("rope_type") else config.get("rope_scaling")
+    return _number(theta, "rope_theta", where), _scaling(scaling, where)
+
+
+def _scaling(value, where):
+    if not value:
+        return None
+    kind = value.get("rope_type", value.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind != "llama3":
+        raise LoadError(f"{where}: rope type {kind!r} is not supported; supported: default, llama3")
+    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    get = _Fields(value, f"{where}: rope_scaling")
+    return RopeScaling(*(get.number(n) for n in names[:3]), get.integer(names[3]))
+
+
+def _refuse_foreign_features(config, where):
+    """Features of the two families that change the maths and that this engine does not compute."""
+    wrong = []
+    if config.get("hidden_act", "silu") != "silu":
+        wrong.append(f"hidden_act {config['hidden_act']!r} (only silu)")
+    if config.get("use_sliding_window"):
+        wrong.append("use_sliding_window true")
+    if any(t != "full_attention" for t in config.get("layer_types") or ()):
+        wrong.append("layer_types other than full_attention")
+    for flag in ("attention_bias", "mlp_bias", "quantization_config"):
+        if config.get(flag):
+            wrong.append(f"{flag} set")
+    if config.get("partial_rotary_factor", 1.0) != 1.0:
+        wrong.append(f"partial_rotary_factor {config['partial_rotary_factor']}")
+    if wrong:
+        raise LoadError(f"{where}: not computed by this engine: {'; '.join(wrong)}")

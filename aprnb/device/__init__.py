@@ -1,0 +1,1 @@
+"""Where arrays live on a GPU: choosing one, arenas, streams."""

@@ -1,0 +1,1 @@
+"""The loop that learns: schedule, step, gates, evaluation, checkpoints, metrics."""
