@@ -1,0 +1,65 @@
+"""Output head and cross-entropy together, a chunk of rows at a time.
+
+    logits[r]   = x[r] @ w.T
+    loss[r]     = lse[r] - logits[r, target[r]]              lse = log sum_v exp logits[r, v]
+    dlogits     = (exp(logits - lse) - onehot(target)) * scale
+    dx          = dlogits @ w          dw (+)= dlogits.T @ x
+
+Losses are in nats (natural logarithm). Only len(logits) rows of logits exist at a time and the
+gradient takes their place. A row with a negative target has loss 0 and no gradient.
+"""
+import numpy as np
+
+from .linear import linear_forward
+from .wide import add_to, wide
+
+
+def linear_cross_entropy_forward(losses, logits, x, w, targets):
+    """Shapes:  losses (R,) f32 out;  logits (chunk, V) scratch;  x (R, C);  w (V, C);
+                targets (R,) i32, each below V
+    """
+    for rows in _chunks(x, logits):
+        z = logits[:rows.stop - rows.start]
+        linear_forward(z, x[rows], w, None)
+        losses[rows] = _loss_and_softmax(z, targets[rows])
+
+
+def linear_cross_entropy_backward(losses, dx, dw, logits, x, w, targets, scale, accumulate):
+    """Losses and, in the same pass over the logits, the gradients of scale * sum(losses).
+
+    Shapes:  losses (R,) f32 out;  dx (R, C) out;  dw (V, C) f32 in and out;
+             logits (chunk, V) scratch;  x (R, C);  w (V, C);  targets (R,) i32;
+             scale (1,) f32: one over the target tokens of the whole batch
+    """
+    for rows in _chunks(x, logits):
+        z = logits[:rows.stop - rows.start]
+        linear_forward(z, x[rows], w, None)
+        losses[rows] = _loss_and_softmax(z, targets[rows])
+        _softmax_to_gradient(z, targets[rows], scale[0])
+        dz = wide(z)
+        dx[rows] = dz @ wide(w)
+        add_to(dw, dz.T @ wide(x[rows]), accumulate or rows.start > 0)
+
+
+def _chunks(x, logits):
+    for start in range(0, len(x), len(logits)):
+        yield slice(start, min(start + len(logits), len(x)))
+
+
+def _loss_and_softmax(z, targets):
+    """Loss of every row; z becomes its softmax, in place."""
+    zw = wide(z)
+    rows = np.arange(len(z))
+    hit = zw[rows, np.maximum(targets, 0)]
+    top = zw.max(axis=1)
+    p = np.exp(zw - top[:, None])
+    total = p.sum(axis=1)
+    np.multiply(p, 1 / total[:, None], out=z, casting="unsafe")
+    return np.where(targets < 0, 0, top + np.log(total) - hit)
+
+
+def _softmax_to_gradient(z, targets, scale):
+    rows = np.flatnonzero(targets >= 0)
+    z[rows, targets[rows]] -= z.dtype.type(1)
+    z *= scale
+    z[targets < 0] = 0

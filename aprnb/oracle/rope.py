@@ -1,0 +1,35 @@
+"""Rotary position embedding on split halves, in place.
+
+    out[k]       = x[k] * cos[t,k] - x[k + D/2] * sin[t,k]                 k < D/2
+    out[k + D/2] = x[k + D/2] * cos[t,k] + x[k] * sin[t,k]
+
+Source: Su et al. 2021, eq. 34, with the pairing (k, k + D/2) of Hugging Face checkpoints, not the
+adjacent pairs (2k, 2k+1) of the paper. The angles come as tables, so any base and scaling works.
+The gradient is the rotation by the opposite angle.
+"""
+import numpy as np
+
+from .wide import wide
+
+
+def rope_forward(x, cos, sin, heads):
+    """Rotates the first `heads` heads of x at position t by its angles; the others stay.
+
+    Shapes:  x (B, T, N, D) bf16|f32 in and out;  cos, sin (T, D/2) f32
+    """
+    _rotate(x, cos, sin, heads)
+
+
+def rope_backward(dx, cos, sin, heads):
+    """Rotates the gradient back.  Shapes:  dx (B, T, N, D) in and out;  cos, sin (T, D/2)"""
+    _rotate(dx, cos, -sin, heads)
+
+
+def _rotate(x, cos, sin, heads):
+    half = x.shape[3] // 2
+    low, high = x[:, :, :heads, :half], x[:, :, :heads, half:]
+    a, b = wide(low), wide(high)
+    cos, sin = cos[:, None, :], sin[:, None, :]
+    rotated = a * cos - b * sin
+    high[...] = b * cos + a * sin
+    low[...] = rotated
