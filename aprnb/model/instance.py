@@ -1,0 +1,124 @@
+"""A model in memory: weights in arenas on a backend, ready to be run through decoders."""
+import numpy as np
+
+from ..dtypes import F32
+from ..errors import LoadError, NonFiniteError
+from .activations import activation_table
+from .decoder import Decoder
+from .params import build_table
+from .plan import plan
+from .rope_table import rope_table
+
+
+class Model:
+    """Configuration, parameter table and weights.
+
+    master   (n,) f32: what the optimiser updates; absent in a model that is only read
+    work     (n,) in the backend's storage type: what the ops read; the same array in fp32
+    weights  name -> view of `work`, by tensor and by pack name
+    """
+
+    def __init__(self, config, backend, trainable):
+        self.config, self.backend, self.trainable = config, backend, trainable
+        self.table = build_table(config)
+        n = self.table.elements
+        self.work = backend.poisoned(n, backend.dtype)
+        separate = trainable and backend.dtype != F32
+        self.master = backend.poisoned(n, F32) if separate else self.work
+        self.weights = self.table.views(self.work)
+        self._rope = {}
+
+    # ------------------------------------------------------------ filling
+
+    @classmethod
+    def from_file(cls, source, backend, trainable=True):
+        """Weights of an opened model file, each converted once to float32 and rounded on store.
+
+        Errors: LoadError if a tensor is left unwritten; NonFiniteError if one holds NaN or Inf.
+        """
+        model = cls(source.config, backend, trainable)
+        model._fill(source.weights())
+        return model
+
+    @classmethod
+    def random(cls, config, backend, seed, trainable=True):
+        """Fresh weights: normal(0, initializer_range), norms one, biases zero.
+
+        The same seed gives the same weights on every backend: they are drawn on the host, tensor
+        by tensor in table order.
+        """
+        rng = np.random.default_rng(seed)
+
+        def draw(row):
+            if row.name.endswith("norm.weight"):
+                return np.ones(row.shape, F32)
+            if row.name.endswith(".bias"):
+                return np.zeros(row.shape, F32)
+            return rng.standard_normal(row.shape, F32) * F32.type(config.initializer_range)
+
+        model = cls(config, backend, trainable)
+        model._fill((row.name, draw(row)) for row in model.table.tensors.values())
+        return model
+
+    def _fill(self, named):
+        masters = self.table.views(self.master)
+        missing = set(self.table.tensors)
+        for name, array in named:
+            row = self.table.tensors.get(name)
+            if row is None or tuple(array.shape) != row.shape:
+                raise LoadError(f"{name}: shape {tuple(array.shape)} has no place in this model"
+                                f"{'' if row is None else f', need {row.shape}'}")
+            values = np.ascontiguousarray(array).astype(F32, copy=False)
+            if not np.isfinite(values).all():
+                raise NonFiniteError(f"{name}: holds NaN or infinite weights; "
+                                     "see `aprnb tensor-stats`")
+            self.backend.upload(masters[name], values)
+            if self.master is not self.work:
+                self.backend.upload(self.weights[name], values)
+            missing.discard(name)
+        if missing:
+            raise LoadError(f"{len(missing)} tensors were never written: "
+                            f"{', '.join(sorted(missing)[:5])}")
+        self._clear_padding()
+
+    def _clear_padding(self):
+        """Alignment gaps hold zero, so that norms and updates over the whole arena ignore them."""
+        rows = sorted(self.table.tensors.values(), key=lambda r: r.offset)
+        ends = [r.offset for r in rows[1:]] + [self.table.elements]
+        for row, end in zip(rows, ends):
+            start = row.offset + row.size
+            if end > start:
+                for arena in {id(a): a for a in (self.master, self.work)}.values():
+                    self.backend.upload(arena[start:end], np.zeros(end - start, F32))
+
+    # ------------------------------------------------------------ using
+
+    def decoder(self, batch, length, training):
+        """A Decoder for (batch, length) with its own poisoned activations on the backend.
+
+        Errors: LoadError if length exceeds the positions that the model was made for.
+        """
+        if length > self.config.max_position_embeddings:
+            raise LoadError(f"sequence length {length} exceeds the model's "
+                            f"{self.config.max_position_embeddings} positions; use a shorter "
+                            "--seq-length")
+        layout = self.activation_plan(batch, length, training)
+        arenas = {t: self.backend.poisoned(n, t) for t, n in layout.lengths.items()}
+        return Decoder(self.config, self.backend.ops, self.weights, layout.views(arenas),
+                       self._rope_table(length))
+
+    def activation_plan(self, batch, length, training):
+        """What a decoder of this size would allocate."""
+        return plan(activation_table(self.config, batch, length, self.backend.dtype, training))
+
+    def _rope_table(self, length):
+        if length not in self._rope:
+            tables = rope_table(self.config, length)
+            self._rope[length] = tuple(self.backend.array(t) for t in tables)
+        return self._rope[length]
+
+    def tensors(self):
+        """Hugging Face name -> float32 NumPy array, from the master weights."""
+        host = self.backend.download(self.master).astype(F32, copy=False)
+        return {name: host[r.offset:r.offset + r.size].reshape(r.shape)
+                for name, r in self.table.tensors.items()}

@@ -1,0 +1,121 @@
+"""One optimiser step: gradients of a whole batch, clip, AdamW.
+
+The batch is cut into micro-batches that fit in memory. Each adds its share of the gradient of
+
+    loss = sum over target tokens of -log p / number of target tokens in the whole batch
+
+so the result does not depend on the cut. The first micro-batch overwrites the gradients.
+"""
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..dtypes import F32
+
+PARTIALS = 1024  # parts of the gradient arena whose squares are summed separately, then together
+
+
+@dataclass(frozen=True)
+class OptimiserSettings:
+    """Constants of AdamW and of the clip; the rate comes with every update."""
+
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    decay_on: str = "matrices"
+    """"matrices" leaves norms and biases undecayed; "all" decays every parameter."""
+    grad_clip: float = 1.0
+    """Largest global L2 norm of the gradient; 0 switches clipping off."""
+
+
+class Trainer:
+    """Gradients, moments and step count of one model.
+
+    Host and device meet once a step, where `gradients` reads losses and norm; `update` only
+    enqueues.
+    """
+
+    def __init__(self, model, batch_size, micro_batch, seq_length, settings):
+        """micro_batch: sequences per pass, or None for the largest divisor of batch_size that
+        keeps the activations under MICRO_BATCH_BYTES."""
+        self.model, self.settings, self.step = model, settings, 0
+        backend, n = model.backend, model.table.elements
+        self.seq_length = seq_length
+        self.micro_batch = micro_batch or choose_micro_batch(model, batch_size, seq_length)
+        self.decoder = model.decoder(self.micro_batch, seq_length, training=True)
+        self.g, self.m, self.v = (backend.zeros(n, F32) for _ in range(3))
+        self.grads = model.table.views(self.g)
+        self.partials = backend.poisoned(PARTIALS, F32)
+        # what changes from step to step, in one small array that ops read
+        self.scalars = backend.poisoned(6, F32)
+        (self.scale, self.lr, self.correction1, self.correction2, self.norm,
+         self.clip) = (self.scalars[i:i + 1] for i in range(6))
+        rows = self.micro_batch * seq_length
+        self.ids, self.targets = (backend.array(np.zeros(rows, np.int32)) for _ in range(2))
+        self.decayed = n if settings.decay_on == "all" else model.table.matrix_elements
+
+    def gradients(self, inputs, targets):
+        """(loss in nats, global gradient norm before clipping) of one batch.
+
+        Shapes: inputs, targets (batch, seq_length) i32; a negative target counts for nothing.
+        """
+        backend, ops = self.model.backend, self.model.backend.ops
+        tokens = int((targets >= 0).sum())
+        backend.upload(self.scale, np.array([1 / tokens], F32))
+        total = 0.0
+        for start in range(0, len(inputs), self.micro_batch):
+            cut = slice(start, start + self.micro_batch)
+            backend.upload(self.ids, inputs[cut].reshape(-1))
+            backend.upload(self.targets, targets[cut].reshape(-1))
+            self.decoder.forward(self.ids)
+            losses = self.decoder.backward(self.grads, self.ids, self.targets, self.scale,
+                                           accumulate=start > 0)
+            total += backend.download(losses).sum(dtype=np.float64)
+        ops.sum_of_squares(self.partials, self.g)
+        ops.clip_factor(self.norm, self.clip, self.partials, self.settings.grad_clip)
+        return total / tokens, float(backend.download(self.norm)[0])
+
+    def update(self, lr):
+        """Clip by the norm of the last `gradients` call and take one AdamW step at this rate."""
+        model, s = self.model, self.settings
+        self.step += 1
+        corrections = [1 - s.beta1 ** self.step, 1 - s.beta2 ** self.step]
+        model.backend.upload(self.scalars[1:4], np.array([lr, *corrections], F32))
+        model.backend.ops.adamw(
+            model.master, None if model.master is model.work else model.work, self.m, self.v,
+            self.g, self.lr, self.correction1, self.correction2, self.clip,
+            s.beta1, s.beta2, s.eps, s.weight_decay, self.decayed)
+
+    # ------------------------------------------------------------ resuming
+
+    def state(self):
+        """Moments and step count: with the weights, all that the next update depends on."""
+        download = self.model.backend.download
+        return {"m": download(self.m), "v": download(self.v),
+                "step": np.array([self.step], np.int64)}
+
+    def restore(self, state):
+        """Put back what `state` returned; the arrays must be of this model's size."""
+        self.model.backend.upload(self.m, state["m"])
+        self.model.backend.upload(self.v, state["v"])
+        self.step = int(state["step"][0])
+
+    def state_digest(self):
+        """SHA-256 of moments and step count."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.state().items()):
+            digest.update(name.encode() + array.tobytes())
+        return digest.hexdigest()
+
+
+MICRO_BATCH_BYTES = {"cpu": 1 << 30, "cuda": 24 << 30}  # activations of one pass, chosen size
+
+
+def choose_micro_batch(model, batch_size, seq_length):
+    """Largest divisor of batch_size whose activations stay under MICRO_BATCH_BYTES; at least 1."""
+    limit = MICRO_BATCH_BYTES["cpu" if model.backend.name == "cpu" else "cuda"]
+    fitting = [n for n in range(1, batch_size + 1) if batch_size % n == 0
+               and model.activation_plan(n, seq_length, True).nbytes <= limit]
+    return max(fitting, default=1)
