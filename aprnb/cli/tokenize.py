@@ -1,0 +1,240 @@
+"""`aprnb tokenize`: train a vocabulary, encode a corpus, audit the shards."""
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import click
+
+CORPUS = click.option("--corpus", "paths", multiple=True, required=True, metavar="PATH",
+                      type=click.Path(path_type=Path),
+                      help=".jsonl, .txt, .py, .parquet (extra `data`) or a folder of them; "
+                           "repeat it for more.")
+FIELD = click.option("--content-field", default="content", show_default=True,
+                     help="Field or column that holds the text of .jsonl and .parquet.")
+OUTPUT = click.option("--output", required=True, metavar="DIR", type=click.Path(path_type=Path),
+                      help="New folder; appears whole or not at all.")
+FORCE = click.option("--force", is_flag=True, help="Replace an older output of this verb.")
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+
+PROGRESS_SECONDS = 2.0  # between two lines
+
+
+@click.group(epilog="\b\nExit codes: 0 success; 2 usage; 3 file not found; 4 not a tokenizer;\n"
+                    "5 degenerate corpus, or the output exists; 7 I/O; 9 package missing.")
+def tokenize():
+    """Train a tokenizer, encode a corpus into token shards, audit the shards."""
+
+
+@tokenize.command(epilog="""\b
+Examples:
+  aprnb tokenize train --corpus src/ --vocab-size 4096 --output tok/
+  aprnb tokenize train --corpus a.jsonl --corpus b.txt --vocab-size 32000 --output tok/ --json
+
+\b
+Exit codes: 0 success; 2 usage; 3 corpus not found; 5 output exists, nothing to train on, or more
+than 1 % of the bytes are not UTF-8; 7 I/O; 9 pyarrow missing; 130 interrupted.""")
+@CORPUS
+@click.option("--vocab-size", required=True, type=click.IntRange(1), metavar="N",
+              help="Tokens at most, at least 257 (256 bytes and <|endoftext|>).")
+@click.option("--min-frequency", default=2, show_default=True, type=click.IntRange(1), metavar="N",
+              help="Occurrences that a pair needs to be merged.")
+@OUTPUT
+@FIELD
+@FORCE
+@JSON
+def train(paths, vocab_size, min_frequency, output, content_field, force, as_json):
+    """Learn a byte-level BPE vocabulary from a corpus."""
+    from ..data.corpus import Corpus
+    from ..data.vocabulary import train_folder
+    corpus = Corpus(paths, content_field)
+    warn_skipped(corpus)
+    summary = train_folder(corpus, vocab_size, output, min_frequency, force)
+    if summary["vocab_size"] < vocab_size:
+        warn(f"the corpus yields {summary['vocab_size']} tokens, {vocab_size} were asked for")
+    report(summary, as_json, "{output}: {vocab_size} tokens, {merges_count} merges, "
+                             "end of text {eos_token} = {eos_token_id}")
+
+
+@tokenize.command("import-hf", epilog="""\b
+Examples:
+  aprnb tokenize import-hf --input Qwen2.5-0.5B/tokenizer.json --output tok/
+  aprnb tokenize import-hf --input tokenizer.json --output tok/ --force --json
+
+\b
+Exit codes: 0 success; 2 usage; 3 input not found; 4 not a tokenizer.json; 5 output exists, or the
+vocabulary is not byte-level; 7 I/O.""")
+@click.option("--input", "source", required=True, metavar="FILE", type=click.Path(path_type=Path),
+              help="tokenizer.json, or a folder with one.")
+@OUTPUT
+@FORCE
+@JSON
+def import_hf(source, output, force, as_json):
+    """Copy a Hugging Face tokenizer.json and write vocab.json and merges.txt beside it."""
+    from ..data.vocabulary import import_folder
+    report(import_folder(source, output, force), as_json,
+           "{output}: {vocab_size} tokens, {merges_count} merges, style {style}")
+
+
+@tokenize.command("encode-corpus", epilog="""\b
+Examples:
+  aprnb tokenize encode-corpus --corpus src/ --tokenizer tok/ --output shards/
+  aprnb tokenize encode-corpus --corpus a.jsonl --tokenizer tokenizer.json --output shards/ \\
+      --content-field text --eos-policy after --num-workers 8 --json
+
+\b
+Exit codes: 0 success; 2 usage; 3 corpus or tokenizer not found; 4 not a tokenizer; 5 output exists,
+vocabulary not byte-level, degenerate corpus, or more than 1 % of the bytes are not UTF-8 (nothing
+is left behind); 7 I/O, disk full; 9 pyarrow missing; 130 interrupted.""")
+@CORPUS
+@click.option("--tokenizer", "tokenizer_path", required=True, metavar="DIR-or-FILE",
+              type=click.Path(path_type=Path),
+              help="tokenizer.json, or a folder with it or with vocab.json and merges.txt.")
+@OUTPUT
+@click.option("--shard-tokens", default=10_000_000, show_default=True, type=click.IntRange(1),
+              metavar="N", help="A shard closes after the document that brings it to N tokens.")
+@FIELD
+@click.option("--eos-policy", default="between", show_default=True,
+              type=click.Choice(["none", "between", "after"]),
+              help="Where an end-of-text token goes.")
+@click.option("--num-workers", default=None, type=click.IntRange(1), metavar="N",
+              help="Threads that encode  [default: all cores]; the shards do not depend on it.")
+@FORCE
+@click.option("--quiet", is_flag=True, help="No progress lines on stderr.")
+@JSON
+def encode_corpus(paths, tokenizer_path, output, shard_tokens, content_field, eos_policy,
+                  num_workers, force, quiet, as_json):
+    """Turn a corpus into token shards, and audit them."""
+    from ..data.corpus import Corpus
+    from ..data.encode import EncodeOptions, encode_corpus as encode
+    from ..data.tokenizer import load_tokenizer
+    options = EncodeOptions(shard_tokens, eos_policy, num_workers or os.cpu_count() or 1)
+    tokenizer = load_tokenizer(tokenizer_path)
+    corpus = Corpus(paths, content_field)
+    warn_skipped(corpus)
+    manifest, audited = encode(corpus, tokenizer, output, options, force,
+                               None if quiet else Progress())
+    if as_json:
+        print(json.dumps({"schema": "aprnb-encode-v1", "output": str(output),
+                          "manifest": manifest, "audit": audited}, ensure_ascii=False))
+    else:
+        print(f"{output}: {manifest['total_tokens']:,} tokens in {manifest['shard_count']} shards, "
+              f"{manifest['total_documents']:,} documents")
+        print_audit(audited)
+
+
+@tokenize.command(epilog="""\b
+Examples:
+  aprnb tokenize audit shards/
+  aprnb tokenize audit shards/ --vocab-size 151936 --val-shard held-out/ --json
+
+\b
+Exit codes: 0 plausible text; 2 usage; 3 not found; 5 degenerate corpus (the report is printed all
+the same), unreadable shard, or an id >= the vocabulary; 7 I/O.""")
+@click.argument("dataset", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--vocab-size", type=click.IntRange(1), metavar="N",
+              help="Ids must be below it  [default: that of the manifest or tokenizer].")
+@click.option("--tokenizer", "tokenizer_path", metavar="DIR-or-FILE",
+              type=click.Path(path_type=Path),
+              help="For the texts of tokens  [default: the tokenizer.json beside the shards].")
+@click.option("--val-shard", metavar="DIR", type=click.Path(path_type=Path),
+              help="Validation shards  [default: the last 5 % of the tokens].")
+@JSON
+def audit(dataset, vocab_size, tokenizer_path, val_shard, as_json):
+    """Say what the shards hold, and refuse what cannot be text."""
+    from ..data.audit import audit as audit_dataset, refuse_degenerate
+    from ..data.shards import check_tokenizer, open_dataset
+    from ..data.tokenizer import load_tokenizer
+    opened = open_dataset(dataset)
+    for line in opened.warnings:
+        warn(line)
+    tokenizer_path = tokenizer_path or opened.tokenizer_file
+    tokenizer = load_tokenizer(tokenizer_path) if tokenizer_path else None
+    if tokenizer:
+        check_tokenizer(opened, None, tokenizer.digest)
+    val = open_dataset(val_shard) if val_shard else None
+    audited = audit_dataset(opened, tokenizer, val, vocab_size)
+    if as_json:
+        print(json.dumps(audited, ensure_ascii=False))
+    else:
+        print_audit(audited)
+    refuse_degenerate(audited)
+
+
+@tokenize.command("repair-manifest", epilog="""\b
+Examples:
+  aprnb tokenize repair-manifest shards/
+  aprnb tokenize repair-manifest shards/ --tokenizer tok/ --json
+
+\b
+Exit codes: 0 success; 2 usage; 3 not found; 5 no shard, or one that is truncated; 7 I/O.""")
+@click.argument("dataset", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--tokenizer", "tokenizer_path", metavar="DIR-or-FILE",
+              type=click.Path(path_type=Path),
+              help="Sets vocabulary, digest and end-of-text  [default: the tokenizer.json beside "
+                   "the shards, else what the old manifest says].")
+@JSON
+def repair_manifest(dataset, tokenizer_path, as_json):
+    """Rebuild manifest.json from the shards; doing it twice changes nothing."""
+    from ..data.shards import repair_manifest as repair
+    from ..data.tokenizer import load_tokenizer
+    if tokenizer_path is None and (dataset / "tokenizer.json").is_file():
+        tokenizer_path = dataset / "tokenizer.json"
+    manifest = repair(dataset, load_tokenizer(tokenizer_path) if tokenizer_path else None)
+    summary = {"schema": "aprnb-repair-manifest-v1", "dataset": str(dataset), "manifest": manifest}
+    report(summary, as_json, f"{dataset}: manifest of {manifest['shard_count']} shards, "
+                             f"{manifest['total_tokens']:,} tokens")
+
+
+def report(summary, as_json, line):
+    """One JSON document, or one line of the same facts."""
+    print(json.dumps(summary, ensure_ascii=False) if as_json else line.format(**summary))
+
+
+def warn(text):
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def warn_skipped(corpus):
+    if corpus.skipped:
+        names = "".join(f"\n  {file}" for file in corpus.skipped)
+        warn(f"{len(corpus.skipped)} files are not UTF-8 and were skipped "
+             f"({corpus.skipped_nbytes:,} bytes):{names}")
+
+
+class Progress:
+    """A line on stderr every PROGRESS_SECONDS, and one at the end: share, rate, time to go."""
+
+    def __init__(self):
+        self.started = self.printed = time.perf_counter()
+
+    def __call__(self, done, total, tokens):
+        now = time.perf_counter()
+        if now - self.printed < PROGRESS_SECONDS and done < total:
+            return
+        self.printed = now
+        rate = done / max(now - self.started, 1e-9)  # bytes a second
+        seconds = round((total - done) / rate) if rate else 0
+        print(f"encode {100 * done / max(total, 1):3.0f} % | {done / 1e6:,.1f}/{total / 1e6:,.1f} MB"
+              f" | {tokens:,} tokens | {rate / 1e6:.2f} MB/s | ETA {seconds // 60}:"
+              f"{seconds % 60:02d}", file=sys.stderr, flush=True)
+
+
+def print_audit(audited):
+    """The audit as a table, two columns."""
+    def number(key, unit="", digits=2):
+        return "unknown" if audited[key] is None else f"{audited[key]:,.{digits}f}{unit}"
+    top = ", ".join(f"{row['text']!r} {row['percent']:.1f} %" if row["text"] is not None
+                    else f"{row['id']} {row['percent']:.1f} %" for row in audited["most_frequent"])
+    rows = [("tokens", f"{audited['tokens']:,} in {audited['shards']} shards"),
+            ("distinct ids", f"{audited['distinct']:,} of {audited['vocab_size'] or 'unknown'}"),
+            ("entropy", f"{number('entropy_bits')} of {number('log2_vocab')} bits"),
+            ("unknown", number("unknown_percent", " %")),
+            ("tokens per byte", number("tokens_per_byte", digits=3)),
+            ("repeated windows", number("repeated_percent", " % of 13-token windows")),
+            ("in validation", number("shared_percent", f" % also in training ({audited['validation']})")),
+            ("most frequent", top), ("sample", repr(audited["sample"]))]
+    for name, value in rows:
+        print(f"  {name:17s} {value}")
+    print("  verdict           " + ("plausible text" if audited["ok"] else "DEGENERATE"))

@@ -1,0 +1,183 @@
+"""Corpus -> shards, in parallel, with the same bytes whatever the number of workers.
+
+The main thread reads documents and writes shards; workers only turn text into ids, and their
+results are taken in the order in which the text was read. Workers are threads: the `tokenizers`
+library releases the interpreter lock while it encodes (about 97 % of the time), and each thread
+has a tokenizer of its own, because threads that share one slow each other down at its cache.
+"""
+import os
+import threading
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import CheckError, UsageError
+from .atomic import new_folder, write_json
+from .audit import audit, refuse_degenerate
+from .shards import MANIFEST, OURS, SCHEMA, ShardWriter, open_dataset, totals
+
+EOS_POLICIES = ("none", "between", "after")
+BATCH_BYTES = 1 << 20  # text handed to a worker at a time
+QUEUED = 2  # batches in flight per worker: bounds memory
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How documents become shards."""
+
+    shard_tokens: int = 10_000_000
+    """A shard closes after the document that brings it to this many tokens."""
+    eos_policy: str = "between"
+    """End-of-text before every document but the first, after every document, or nowhere."""
+    workers: int = 1
+
+    def __post_init__(self):
+        if self.eos_policy not in EOS_POLICIES:
+            raise UsageError(f"--eos-policy {self.eos_policy}: need one of {EOS_POLICIES}")
+        if self.shard_tokens < 1 or self.workers < 1:
+            raise UsageError(f"--shard-tokens {self.shard_tokens} and --num-workers "
+                             f"{self.workers}: need at least 1")
+
+
+def encode_corpus(corpus, tokenizer, output, options=EncodeOptions(), force=False, progress=None):
+    """Write shards, manifest.json and tokenizer.json into the new folder `output`; audit them.
+
+    `progress(done_bytes, total_bytes, tokens)` is called after every batch. Returns (manifest,
+    audit report). Nothing is left behind on failure. Errors: CheckError (output exists, no
+    end-of-text token, empty or degenerate corpus), StorageError (disk), Interrupted.
+    """
+    started = time.perf_counter()
+    eos = end_of_text(tokenizer, options.eos_policy)
+    with new_folder(output, force, OURS) as folder:
+        writer = ShardWriter(folder, options.shard_tokens)
+        eos_count = write_documents(corpus, tokenizer, writer, options, eos, progress)
+        if not writer.shards:
+            raise CheckError(f"{len(corpus.files)} files hold no text: an empty corpus cannot be "
+                             "encoded")
+        (folder / "tokenizer.json").write_bytes(tokenizer.text.encode())
+        manifest = describe(corpus, tokenizer, writer.shards, options) | {
+            "eos_token_count": eos_count, "elapsed_seconds": time.perf_counter() - started}
+        write_json(folder / MANIFEST, manifest)
+        report = audit(open_dataset(folder), tokenizer) | {"path": str(output)}
+        refuse_degenerate(report)
+    return manifest, report
+
+
+def end_of_text(tokenizer, policy):
+    """Id that ends documents, or None for the policy "none"."""
+    if policy == "none":
+        return None
+    if tokenizer.eos_id is None:
+        raise CheckError(f"{tokenizer.where}: no end-of-text token (</s>, <|endoftext|>, <eos>, "
+                         "<|eos|>) in the vocabulary; use --eos-policy none")
+    return tokenizer.eos_id
+
+
+def write_documents(corpus, tokenizer, writer, options, eos, progress):
+    """Encode everything into `writer`; returns how many end-of-text tokens were added."""
+    separator = np.array([] if eos is None else [eos], np.uint32)
+    eos_count = done = tokens = 0
+    unfinished = None  # the piece written last: its document goes on only if the next one says so
+
+    def finish_document():
+        nonlocal eos_count
+        if unfinished and options.eos_policy == "after":
+            writer.add(separator, 0, 0)
+            eos_count += 1
+        writer.end_document()
+
+    for documents, encoded in encode_in_order(batches_of(corpus), tokenizer, options.workers):
+        for document, ids in zip(documents, encoded):
+            if document.opens:
+                finish_document()
+                if unfinished and options.eos_policy == "between":
+                    writer.add(separator, 0, 0)
+                    eos_count += 1
+            writer.add(ids, document.nbytes, int(document.opens))
+            unfinished = document
+            done += document.progress
+            tokens += len(ids)
+        if progress:
+            progress(done, corpus.nbytes, tokens)
+    finish_document()
+    writer.close()
+    return eos_count
+
+
+def batches_of(corpus):
+    """Lists of non-empty documents with about BATCH_BYTES of text each."""
+    batch, nbytes = [], 0
+    for document in corpus:
+        if not document.text:
+            continue
+        batch.append(document)
+        nbytes += document.nbytes
+        if nbytes >= BATCH_BYTES:
+            yield batch
+            batch, nbytes = [], 0
+    if batch:
+        yield batch
+
+
+def encode_in_order(batches, tokenizer, workers):
+    """(documents, list of (n,) u32 id arrays) of each batch, in order, on `workers` threads."""
+    own = threading.local()
+
+    def encode(documents):
+        if not hasattr(own, "tokenizer"):
+            own.tokenizer = tokenizer.copy() if workers > 1 else tokenizer
+        ids = own.tokenizer.encode_batch([document.text for document in documents])
+        return documents, [np.array(each, np.uint32) for each in ids]
+
+    with one_thread_a_call(), ThreadPoolExecutor(workers) as pool:
+        waiting = deque()
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(encode, batch))
+                if len(waiting) >= QUEUED * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:  # on failure or Ctrl-C: do not encode what nobody will read
+                future.cancel()
+
+
+@contextmanager
+def one_thread_a_call():
+    """Keep the library from starting threads of its own inside each worker."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def describe(corpus, tokenizer, shards, options):
+    """The manifest: the reference's keys, then ours."""
+    return {
+        "schema": SCHEMA,
+        "tokenizer_dir": str(Path(tokenizer.where)),
+        "vocab_size": tokenizer.size,
+        "eos_policy": options.eos_policy,
+        "eos_token_id": tokenizer.eos_id,
+        **totals(shards),
+        "content_field": corpus.content_field,
+        "normalization": "none",  # the tokenizer's own normaliser is the only one
+        "input_format": corpus.input_format,
+        "input_files": [str(file) for file in corpus.files],
+        "num_workers": options.workers,
+        "tokenizer_digest": tokenizer.digest,
+        "skipped_files": [str(file) for file in corpus.skipped],
+        "shards": shards,
+    }
