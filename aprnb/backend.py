@@ -59,8 +59,8 @@ def open_backend(device="auto", precision="auto"):
 
 
 def _cpu(precision, why):
-    from .device.host import HostDevice
     from . import oracle
+    from .device.host import HostDevice
     precision = "fp32" if precision == "auto" else precision
     return Backend(HostDevice(), _bind(oracle, lambda op: op), precision,
                    f"cpu, {precision}: NumPy oracle; {why}")

@@ -10,6 +10,7 @@ comes in one-element arrays, so that a captured step can be replayed.
 """
 import numpy as np
 
+from .parallel import block_cuts, run_cuts
 from .wide import wide
 
 
@@ -19,17 +20,24 @@ def adamw(w, work, m, v, g, lr, correction1, correction2, clip, beta1, beta2, ep
     Shapes:  w, m, v (n,) f32 in and out;  work (n,) out: w in the working type, or None when w
              itself is the working copy;  g (n,) f32;  lr, correction1, correction2, clip (1,) f32
     """
-    gw = wide(g) * clip[0]
-    m *= m.dtype.type(beta1)
-    m += gw * m.dtype.type(1 - beta1)
-    v *= v.dtype.type(beta2)
-    gw *= gw
-    v += gw * v.dtype.type(1 - beta2)
-    w[:decayed] *= 1 - lr[0] * w.dtype.type(decay)
-    step = np.sqrt(v / correction2[0])
-    step += step.dtype.type(eps)
+    def block(cut):
+        _update(w[cut], m[cut], v[cut], wide(g[cut]) * clip[0], lr[0], correction1[0],
+                correction2[0], beta1, beta2, eps, decay, max(0, decayed - cut.start))
+        if work is not None:
+            work[cut] = w[cut]
+    run_cuts(block, block_cuts([w]))
+
+
+def _update(w, m, v, g, lr, correction1, correction2, beta1, beta2, eps, decay, decayed):
+    kind = w.dtype.type  # keeps float32 arithmetic in float32, float64 in float64
+    m *= kind(beta1)
+    m += g * kind(1 - beta1)
+    v *= kind(beta2)
+    g *= g
+    v += g * kind(1 - beta2)
+    w[:decayed] *= 1 - lr * kind(decay)
+    step = np.sqrt(v / correction2)
+    step += kind(eps)
     np.divide(m, step, out=step)
-    step *= lr[0] / correction1[0]
+    step *= lr / correction1
     w -= step
-    if work is not None:
-        work[...] = w

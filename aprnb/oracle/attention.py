@@ -14,65 +14,77 @@ the last KVH values.
 """
 import numpy as np
 
+from .parallel import run_cuts
 from .wide import wide
 
-TILE = 128  # query positions at a time
+TILE = 64  # query positions at a time
 
 
 def attention_forward(o, lse, qkv):
     """Shapes:  o (B, T, H, D) out;  lse (B, H, T) f32 out;  qkv (B, T, H + 2 KVH, D)"""
-    B, T, H, D = o.shape
-    for b, group, q, k, v in _groups(qkv, H):
-        for t in range(0, T, TILE):
-            rows = slice(t, min(t + TILE, T))
-            s = _scores(q[rows], k, rows)
-            top = s.max(axis=1, keepdims=True)
-            p = np.exp(np.subtract(s, top, out=s), out=s)
-            total = p.sum(axis=1, keepdims=True)
-            out = p @ v[:rows.stop]
-            out /= total
-            o[b, rows, group] = out.reshape(-1, q.shape[1], D)
-            lse[b, group, rows] = (top + np.log(total)).reshape(-1, q.shape[1]).T
+    run_cuts(lambda group: _group_forward(o, lse, qkv, *group), _groups(o, qkv))
 
 
 def attention_backward(dqkv, delta, do, qkv, o, lse):
     """Shapes:  dqkv (B, T, H + 2 KVH, D) out;  delta (B, H, T) f32 scratch;
                 do, o (B, T, H, D);  qkv as forward;  lse (B, H, T) f32
     """
-    B, T, H, D = o.shape
-    scale = 1 / np.sqrt(D)
-    delta[...] = np.einsum("bthd,bthd->bht", wide(do), wide(o))
-    for b, group, q, k, v in _groups(qkv, H):
-        kvh = group.start // q.shape[1]
-        dk, dv = np.zeros_like(k), np.zeros_like(v)
-        for t in range(0, T, TILE):
-            rows = slice(t, min(t + TILE, T))
-            dot = wide(do[b, rows, group]).reshape(-1, D)
-            s = _scores(q[rows], k, rows)
-            s -= _column(lse[b, group, rows])
-            p = np.exp(s, out=s)
-            dv[:rows.stop] += p.T @ dot
-            ds = dot @ v[:rows.stop].T
-            ds -= _column(delta[b, group, rows])
-            ds *= p
-            ds *= s.dtype.type(scale)
-            dqkv[b, rows, group] = (ds @ k[:rows.stop]).reshape(-1, q.shape[1], D)
-            dk[:rows.stop] += ds.T @ q[rows].reshape(-1, D)
-        KVH = (qkv.shape[2] - H) // 2
-        dqkv[b, :, H + kvh] = dk
-        dqkv[b, :, H + KVH + kvh] = dv
+    run_cuts(lambda group: _group_backward(dqkv, delta, do, qkv, o, lse, *group), _groups(o, qkv))
 
 
-def _groups(qkv, H):
-    """For each sequence and key head: b, its query heads, q (T, G, D), k (T, D), v (T, D)."""
-    B, _, N, _ = qkv.shape
-    KVH = (N - H) // 2
+def _groups(o, qkv):
+    """(sequence, key head) pairs: the query heads of one share its keys and nothing else."""
+    KVH = (qkv.shape[2] - o.shape[2]) // 2
+    return [(b, h) for b in range(len(o)) for h in range(KVH)]
+
+
+def _group_forward(o, lse, qkv, b, h):
+    T, D = o.shape[1], o.shape[3]
+    heads, q, k, v, *_ = _operands(o, qkv, b, h)
+    for rows in _tiles(T):
+        s = _scores(q[rows], k, rows)
+        top = s.max(axis=1, keepdims=True)
+        p = np.exp(np.subtract(s, top, out=s), out=s)
+        total = p.sum(axis=1, keepdims=True)
+        out = p @ v[:rows.stop]
+        out /= total
+        o[b, rows, heads] = out.reshape(-1, q.shape[1], D)
+        lse[b, heads, rows] = (top + np.log(total)).reshape(-1, q.shape[1]).T
+
+
+def _group_backward(dqkv, delta, do, qkv, o, lse, b, h):
+    T, D = o.shape[1], o.shape[3]
+    heads, q, k, v, key, value = _operands(o, qkv, b, h)
+    delta[b, heads] = (wide(do[b, :, heads]) * wide(o[b, :, heads])).sum(axis=2).T
+    dk, dv = np.zeros_like(k), np.zeros_like(v)
+    for rows in _tiles(T):
+        dot = wide(do[b, rows, heads]).reshape(-1, D)
+        s = _scores(q[rows], k, rows)
+        s -= _column(lse[b, heads, rows])
+        p = np.exp(s, out=s)
+        dv[:rows.stop] += p.T @ dot
+        ds = dot @ v[:rows.stop].T
+        ds -= _column(delta[b, heads, rows])
+        ds *= p
+        ds *= k.dtype.type(1 / np.sqrt(D))
+        dqkv[b, rows, heads] = (ds @ k[:rows.stop]).reshape(-1, q.shape[1], D)
+        dk[:rows.stop] += ds.T @ q[rows].reshape(-1, D)
+    dqkv[b, :, key] = dk
+    dqkv[b, :, value] = dv
+
+
+def _operands(o, qkv, b, h):
+    """Query heads of key head h, q (T, G, D), k (T, D), v (T, D), and where k and v stand."""
+    H = o.shape[2]
+    KVH = (qkv.shape[2] - H) // 2
     G = H // KVH
-    for b in range(B):
-        for h in range(KVH):
-            group = slice(h * G, (h + 1) * G)
-            yield (b, group, wide(qkv[b, :, group]), wide(qkv[b, :, H + h]),
-                   wide(qkv[b, :, H + KVH + h]))
+    heads, key, value = slice(h * G, (h + 1) * G), H + h, H + KVH + h
+    return heads, *(wide(qkv[b, :, part]) for part in (heads, key, value)), key, value
+
+
+def _tiles(T):
+    for start in range(0, T, TILE):
+        yield slice(start, min(start + TILE, T))
 
 
 def _scores(q, k, rows):

@@ -1,19 +1,17 @@
 """Linear layer with an optional broadcast bias: y = x @ w.T + b, weights (out, in)."""
-import numpy as np
-
 from .reduce import column_sum
-from .wide import add_to, wide
+from .wide import product, wide
 
 
 def linear_forward(y, x, w, b):
     """Shapes:  y (R, N) out;  x (R, K);  w (N, K);  b (N,) or None"""
-    if y.dtype == np.promote_types(x.dtype, w.dtype):
-        np.matmul(x, w.T, out=y)
-        if b is not None:
-            y += b
-        return
-    product = wide(x) @ wide(w).T
-    y[...] = product if b is None else product + wide(b)
+    if b is None:
+        product(y, x, w.T, False)
+    elif y.dtype == wide(x).dtype:
+        product(y, x, w.T, False)
+        y += wide(b)
+    else:
+        y[...] = wide(x) @ wide(w).T + wide(b)  # rounded once, after the bias
 
 
 def linear_backward(dx, dw, db, dy, x, w, accumulate):
@@ -22,8 +20,7 @@ def linear_backward(dx, dw, db, dy, x, w, accumulate):
     Shapes:  dx (R, K) out;  dw (N, K) f32 in and out;  db (N,) f32 in and out, or None;
              dy (R, N);  x (R, K);  w (N, K)
     """
-    dyw = wide(dy)
-    dx[...] = dyw @ wide(w)
-    add_to(dw, dyw.T @ wide(x), accumulate)
+    product(dx, dy, w, False)
+    product(dw, dy.T, x, accumulate)
     if db is not None:
         column_sum(db, dy, accumulate)

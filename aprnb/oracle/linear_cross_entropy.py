@@ -11,7 +11,8 @@ gradient takes their place. A row with a negative target has loss 0 and no gradi
 import numpy as np
 
 from .linear import linear_forward
-from .wide import add_to, wide
+from .parallel import by_rows
+from .wide import product, wide
 
 
 def linear_cross_entropy_forward(losses, logits, x, w, targets):
@@ -21,7 +22,7 @@ def linear_cross_entropy_forward(losses, logits, x, w, targets):
     for rows in _chunks(x, logits):
         z = logits[:rows.stop - rows.start]
         linear_forward(z, x[rows], w, None)
-        losses[rows] = _loss_and_softmax(z, targets[rows])
+        _loss_and_softmax(losses[rows], z, targets[rows])
 
 
 def linear_cross_entropy_backward(losses, dx, dw, logits, x, w, targets, scale, accumulate):
@@ -34,11 +35,10 @@ def linear_cross_entropy_backward(losses, dx, dw, logits, x, w, targets, scale, 
     for rows in _chunks(x, logits):
         z = logits[:rows.stop - rows.start]
         linear_forward(z, x[rows], w, None)
-        losses[rows] = _loss_and_softmax(z, targets[rows])
-        _softmax_to_gradient(z, targets[rows], scale[0])
-        dz = wide(z)
-        dx[rows] = dz @ wide(w)
-        add_to(dw, dz.T @ wide(x[rows]), accumulate or rows.start > 0)
+        _loss_and_softmax(losses[rows], z, targets[rows])
+        _softmax_to_gradient(z, targets[rows], scale)
+        product(dx[rows], z, w, False)
+        product(dw, z.T, x[rows], accumulate or rows.start > 0)
 
 
 def _chunks(x, logits):
@@ -46,7 +46,8 @@ def _chunks(x, logits):
         yield slice(start, min(start + len(logits), len(x)))
 
 
-def _loss_and_softmax(z, targets):
+@by_rows("losses", "z", "targets")
+def _loss_and_softmax(losses, z, targets):
     """Loss of every row; z becomes its softmax, in place."""
     zw = wide(z)
     rows = np.arange(len(z))
@@ -55,11 +56,12 @@ def _loss_and_softmax(z, targets):
     p = np.exp(zw - top[:, None])
     total = p.sum(axis=1)
     np.multiply(p, 1 / total[:, None], out=z, casting="unsafe")
-    return np.where(targets < 0, 0, top + np.log(total) - hit)
+    losses[...] = np.where(targets < 0, 0, top + np.log(total) - hit)
 
 
+@by_rows("z", "targets")
 def _softmax_to_gradient(z, targets, scale):
     rows = np.flatnonzero(targets >= 0)
     z[rows, targets[rows]] -= z.dtype.type(1)
-    z *= scale
+    z *= scale[0]
     z[targets < 0] = 0

@@ -9,9 +9,11 @@ Units: eps is added to the mean square, not to the root.
 """
 import numpy as np
 
+from .parallel import by_rows
 from .wide import add_to, wide
 
 
+@by_rows("y", "rstd", "x")
 def rmsnorm_forward(y, rstd, x, w, eps):
     """Shapes:  y (R, C) out;  rstd (R,) f32 out;  x (R, C);  w (C,)"""
     xw = wide(x)
@@ -19,11 +21,13 @@ def rmsnorm_forward(y, rstd, x, w, eps):
     y[...] = xw * rstd[:, None] * wide(w)
 
 
+@by_rows("dx", "dy", "x", "rstd", sums=("dw",))
 def rmsnorm_backward(dx, dw, dy, x, w, rstd, accumulate):
     """Shapes:  dx (R, C) out;  dw (C,) f32 in and out;  dy, x (R, C);  w (C,);  rstd (R,)"""
     dx[...] = _input_gradient(dw, dy, x, w, rstd, accumulate)
 
 
+@by_rows("s", "y", "rstd", "x", "r")
 def add_rmsnorm_forward(s, y, rstd, x, r, w, eps):
     """s = x + r, then y = rmsnorm(s); the norm reads s as it was stored.
 
@@ -33,6 +37,7 @@ def add_rmsnorm_forward(s, y, rstd, x, r, w, eps):
     rmsnorm_forward(y, rstd, s, w, eps)
 
 
+@by_rows("dx", "dy", "ds", "s", "rstd", sums=("dw",))
 def add_rmsnorm_backward(dx, dw, dy, ds, s, w, rstd, accumulate):
     """dx = ds + the norm's gradient: both summands of s receive the same dx.
 

@@ -7,11 +7,11 @@ Source: Su et al. 2021, eq. 34, with the pairing (k, k + D/2) of Hugging Face ch
 adjacent pairs (2k, 2k+1) of the paper. The angles come as tables, so any base and scaling works.
 The gradient is the rotation by the opposite angle.
 """
-import numpy as np
-
+from .parallel import by_rows
 from .wide import wide
 
 
+@by_rows("x")
 def rope_forward(x, cos, sin, heads):
     """Rotates the first `heads` heads of x at position t by its angles; the others stay.
 
@@ -20,6 +20,7 @@ def rope_forward(x, cos, sin, heads):
     _rotate(x, cos, sin, heads)
 
 
+@by_rows("dx")
 def rope_backward(dx, cos, sin, heads):
     """Rotates the gradient back.  Shapes:  dx (B, T, N, D) in and out;  cos, sin (T, D/2)"""
     _rotate(dx, cos, -sin, heads)

@@ -6,9 +6,11 @@
 """
 import numpy as np
 
+from .parallel import by_rows
 from .wide import wide
 
 
+@by_rows("y", "gu")
 def swiglu_forward(y, gu):
     """Shapes:  y (R, F) out;  gu (R, 2F)"""
     F = y.shape[1]
@@ -16,6 +18,7 @@ def swiglu_forward(y, gu):
     y[...] = gate * _sigmoid(gate) * up
 
 
+@by_rows("dgu", "dy", "gu")
 def swiglu_backward(dgu, dy, gu):
     """Shapes:  dgu (R, 2F) out;  dy (R, F);  gu (R, 2F)"""
     F = dy.shape[1]
