@@ -209,7 +209,8 @@ def from_apr(metadata, where):
         tied=bool(metadata.get("tied_embeddings", False)),
         rope_scaling=_scaling(metadata.get("rope_scaling"), where),
         bos_token_id=metadata.get("tokenizer.bos_token_id"),
-        eos_token_id=_ids(metadata.get("tokenizer.eos_token_id")),
+        eos_token_id=_ids(metadata.get("tokenizer.eos_token_ids",
+                                       metadata.get("tokenizer.eos_token_id"))),
     )
 
 

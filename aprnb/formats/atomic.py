@@ -16,7 +16,7 @@ def replace_file(path, force=False):
              StorageError when the disk is full or the folder is not writable.
     """
     path = Path(path)
-    _refuse(path, force)
+    refuse_existing(path, force)
     temporary = _temporary_name(path)
     try:
         with open(temporary, "xb", buffering=1 << 20) as file:
@@ -42,7 +42,7 @@ def replace_folder(path, force=False, may_hold=None):
     if path.is_dir():
         _refuse_occupied(path, force, may_hold or (lambda name: False))
     else:
-        _refuse(path, force=False)
+        refuse_existing(path, force=False)
     temporary = _temporary_name(path)
     try:
         temporary.mkdir()
@@ -58,7 +58,7 @@ def replace_folder(path, force=False, may_hold=None):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_json(path, text):
+def write_text(path, text):
     """Write text into a new file of a temporary folder."""
     with open(path, "x", encoding="utf-8", newline="\n") as file:
         file.write(text)
@@ -93,7 +93,8 @@ def _temporary_name(path):
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
-def _refuse(path, force):
+def refuse_existing(path, force):
+    """Errors of an output file that can be known before any work is done."""
     if path.is_dir():
         raise CheckError(f"{path}: is a folder, need a file name; choose another output")
     if path.exists() and not force:

@@ -96,7 +96,7 @@ class TensorFile:
         entry = self.tensors[name]
         left = entry.nbytes
         try:
-            with open(self.path, "rb", buffering=0) as file:
+            with open(self.path, "rb") as file:
                 file.seek(self.data_start + entry.offset)
                 while left:
                     piece = file.read(min(nbytes, left))

@@ -1,0 +1,202 @@
+"""A model ready to be computed with, from an .apr file (ours or the reference's) or a folder.
+
+Nothing is guessed: hyper-parameters stand in the file or in a config.json beside it, tensors are
+compared with the architecture as sets of names and shapes, and whether the head is tied is read
+from the tensors: entry absent, placeholder without bytes, or values equal to the embedding's.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..config import APR_ALIASES, ModelConfig, from_apr, from_hf
+from ..errors import LoadError
+from .apr_layout import QUANTISED
+from .apr_reader import read_apr
+from .hf_folder import HfModel, open_hf, read_json
+from .names import EMBEDDING, HEAD, compare_names, expected_tensors, is_buffer, is_state, summary
+from .tensors import CHUNK, DENSE, TensorFile
+
+
+@dataclass
+class OpenModel:
+    """Configuration, texts and checked weights of one model."""
+
+    path: Path
+    config: ModelConfig
+    """`tied` as the tensors say, whatever the file claims."""
+    source: TensorFile | HfModel
+    metadata: dict
+    """Keys of apr-v2-format section 7; of a folder only chat_template, if it has one."""
+    tokenizer_json: str | None
+    notes: list
+    """What a user should know: sources of hyper-parameters, synthesised heads, warnings."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.source.close()
+
+    @property
+    def names(self):
+        """Weight names in the order of the computation."""
+        return list(expected_tensors(self.config))
+
+    def array(self, name):
+        """One weight in its expected shape: a read-only view, or float32 if it was quantised."""
+        return self.source.values(name).reshape(expected_tensors(self.config)[name])
+
+    def weights(self):
+        """Iterate over (name, array) of every weight, in the order of the computation."""
+        for name, shape in expected_tensors(self.config).items():
+            yield name, self.source.values(name).reshape(shape)
+
+
+def open_tensors(path, verify=True):
+    """The tensor table of an .apr file, a .safetensors file or a folder of them."""
+    path = Path(path)
+    if path.is_dir() or path.suffix == ".safetensors":
+        return open_hf(path)
+    return read_apr(path, verify)
+
+
+def open_model(path):
+    """Open and check a model.
+
+    Errors:  NotFoundError; FormatError classes; LoadError if hyper-parameters are missing or
+             untrustworthy, or if tensors are missing, extra or misshapen (all are listed).
+    """
+    source = open_tensors(path)
+    if isinstance(source, HfModel):
+        config, notes = config_of_folder(source), []
+        texts = source.text("tokenizer.json"), {"chat_template": chat_template(source)}
+    else:
+        config, notes = hyper_parameters(source)
+        notes = list(source.warnings) + notes
+        texts = source.metadata.get("tokenizer.json"), source.metadata
+    config, head_notes = settle_head(source, config)
+    notes += head_notes + check_weights(source, config)
+    return OpenModel(Path(path), config, source, texts[1], texts[0], notes)
+
+
+# ---------------------------------------------------------------- hyper-parameters
+
+def config_of_folder(model):
+    """ModelConfig from the config.json of an HfModel."""
+    return from_hf(model.json("config.json", needed=True), model.folder / "config.json")
+
+
+def hyper_parameters(file):
+    """(ModelConfig, notes) of an AprFile, from its metadata or from a config.json beside it."""
+    metadata, beside = file.metadata, file.path.parent / "config.json"
+    reason = untrusted_hyper_parameters(file)
+    if reason is None:
+        config = from_apr(metadata, file.path)
+        _refuse_adjacent_pairs(metadata, config, file.path)
+        return config, []
+    if not beside.is_file():
+        raise LoadError(f"{file.path}: {reason}; they are never guessed: put the model's "
+                        "config.json beside the file, or import the model from its folder again")
+    return from_hf(read_json(beside), beside), [f"hyper-parameters taken from {beside}: {reason}"]
+
+
+def untrusted_hyper_parameters(file):
+    """Why the hyper-parameters in an AprFile cannot be used, or None.
+
+    The reference's quantiser derives head counts as hidden_size / 64, whatever the model has, and
+    shapes cannot show it; its mark is quantised tensors from safetensors without a head_dim.
+    """
+    absent = [key for key, spellings in APR_ALIASES.items()
+              if all(file.metadata.get(s) is None for s in spellings)]
+    if absent:
+        return f"the file holds no {', '.join(absent)}"
+    quantised = any(t.dtype in QUANTISED for t in file.tensors.values())
+    if (quantised and file.metadata.get("original_format") == "safetensors"
+            and file.metadata.get("head_dim") is None):
+        return ("the file is quantised and holds no head_dim, and the tool that writes such files "
+                "invents the head counts")
+    return None
+
+
+def _refuse_adjacent_pairs(metadata, config, path):
+    """GGUF stores Llama's q and k rows permuted for rotation of adjacent pairs."""
+    if metadata.get("original_format") == "gguf" and config.family == "llama":
+        raise LoadError(f"{path}: comes from GGUF, where Llama weights are ordered for adjacent "
+                        "RoPE pairs, and this engine rotates split halves; import the model from "
+                        "its Hugging Face folder")
+
+
+def chat_template(model):
+    """Jinja text of an HfModel from chat_template.jinja or tokenizer_config.json, or None."""
+    text = model.text("chat_template.jinja")
+    if text is not None:
+        return text
+    value = (model.json("tokenizer_config.json") or {}).get("chat_template")
+    if isinstance(value, list):  # several named templates
+        value = next((t.get("template") for t in value
+                      if isinstance(t, dict) and t.get("name") == "default"), None)
+    return value if isinstance(value, str) else None
+
+
+# ---------------------------------------------------------------- tensors
+
+def settle_head(source, config):
+    """(config with `tied` as the tensors say, notes)."""
+    head = source.tensors.get(HEAD)
+    if head is None:
+        # a folder that claims an untied head and has none is incomplete; see check_weights
+        return (config if isinstance(source, HfModel) else config.with_(tied=True)), []
+    if head.is_placeholder:
+        return config.with_(tied=True), [f"{HEAD} is a placeholder without bytes: the head is the "
+                                         "embedding"]
+    if same_values(source, HEAD, EMBEDDING):
+        return config.with_(tied=True), [f"{HEAD} equals the embedding in value: the head is tied "
+                                         f"and the copy ({head.dtype}) is not used"]
+    if config.tied:
+        return config.with_(tied=False), [f"{HEAD} differs from the embedding although the file "
+                                          "says tied: the head of its own is used"]
+    return config, []
+
+
+def same_values(source, a, b):
+    """Whether two tensors hold equal values, in whatever dtypes; streamed."""
+    if b not in source.tensors or source.tensors[a].shape != source.tensors[b].shape:
+        return False
+    return all(np.array_equal(x, y, equal_nan=True)
+               for x, y in zip(float_pieces(source, a), float_pieces(source, b)))
+
+
+def float_pieces(source, name, count=CHUNK // 4):
+    """A tensor as flat float32 pieces of `count` elements; dense ones are read, not mapped."""
+    entry = source.tensors[name]
+    if entry.dtype not in DENSE:
+        flat = source.values(name).reshape(-1)
+        for at in range(0, flat.size, count):
+            yield flat[at:at + count]
+        return
+    dtype = DENSE[entry.dtype]
+    for piece in source.chunks(name, nbytes=count * dtype.itemsize):
+        yield np.frombuffer(piece, dtype).astype(np.float32)
+
+
+def check_weights(source, config):
+    """Notes about tensors that are passed over; LoadError unless the rest is what config needs."""
+    expected, notes, found = expected_tensors(config), [], {}
+    buffers = [name for name in source.tensors if is_buffer(name)]
+    for name, entry in source.tensors.items():
+        if is_state(name) or is_buffer(name) or (name == HEAD and config.tied):
+            continue
+        shape = entry.shape
+        if name.endswith(".bias") and name in expected and shape == (1, *expected[name]):
+            shape = expected[name]
+            notes.append(f"{name} has shape {list(entry.shape)}, read as {list(shape)}")
+        found[name] = shape
+    wrong = compare_names(found, expected)
+    if wrong:
+        raise LoadError(f"{source.path}: {len(wrong)} tensors do not fit {config.hf_architecture} "
+                        f"with {config.num_layers} layers: {summary(wrong)}")
+    if buffers:
+        notes.append(f"{len(buffers)} rotary_emb.inv_freq buffers are passed over: they are "
+                     "computed from rope_theta")
+    return notes
