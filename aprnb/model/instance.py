@@ -27,6 +27,7 @@ class Model:
         self.master = backend.poisoned(n, F32) if separate else self.work
         self.weights = self.table.views(self.work)
         self._rope = {}
+        self._make_twin = None
 
     # ------------------------------------------------------------ filling
 
@@ -38,6 +39,7 @@ class Model:
         """
         model = cls(source.config, backend, trainable)
         model._fill(source.weights())
+        model._make_twin = lambda other: cls.from_file(source, other, trainable=False)
         return model
 
     @classmethod
@@ -58,7 +60,13 @@ class Model:
 
         model = cls(config, backend, trainable)
         model._fill((row.name, draw(row)) for row in model.table.tensors.values())
+        model._make_twin = lambda other: cls.random(config, other, seed, trainable=False)
         return model
+
+    def twin(self, backend):
+        """The model as it was first filled, on another backend, from the same source: what was
+        uploaded wrongly here is right there."""
+        return self._make_twin(backend)
 
     def _fill(self, named):
         masters = self.table.views(self.master)

@@ -1,0 +1,81 @@
+"""aprnb parity: is this the same model as the other framework's, or the other backend's?"""
+import json
+
+import click
+
+EPILOG = """\b
+Examples:
+  aprnb parity model.apr --reference reference.npz
+  aprnb parity model.apr --between cpu,cuda --json
+
+\b
+Exit codes: 0 all equal within limits; 2 usage; 3 file not found; 4 not a model file;
+5 something departs (the first is named); 6 model does not fit; 14 no usable GPU."""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("model")
+@click.option("--reference", metavar="FILE.npz",
+              help="Activations, logits, losses, gradients, AdamW steps and greedy text written by "
+                   "another framework (tools/make_reference.py); every key is optional.")
+@click.option("--between", metavar="A,B",
+              help="Two devices, such as cpu,cuda: every gradient tensor of one random batch.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", default="fp32", show_default=True, help="fp32 or bf16.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def parity(model, reference, between, device, precision, as_json):
+    """Compare MODEL with a reference, or two backends with each other, number by number."""
+    from ..backend import open_backend
+    from ..errors import CheckError, UsageError
+    from ..formats.model_file import open_model
+    from ..train import parity as compare
+    if (reference is None) == (between is None):
+        raise UsageError("parity: give either --reference FILE.npz or --between A,B")
+    with open_model(model) as source:
+        if reference:
+            backend = open_backend(device, precision)
+            click.echo(backend.reason, err=True)
+            rows = compare.compare_with_reference(source, backend, read_reference(reference))
+        else:
+            first, second = _pair(between)
+            rows = compare.compare_backends(source, open_backend(first, precision),
+                                            open_backend(second, precision))
+    departs = next((row["name"] for row in rows if not row["ok"]), None)
+    report = {"schema": "aprnb-parity-v1", "model": model, "ok": departs is None,
+              "first_departure": departs, "checks": rows}
+    click.echo(json.dumps(report, indent=1) if as_json else "\n".join(_lines(rows)))
+    if departs:
+        failed = sum(not row["ok"] for row in rows)
+        raise CheckError(f"parity: {failed} of {len(rows)} checks depart, first: {departs}")
+
+
+def read_reference(path):
+    """The arrays of an .npz, by key. Errors: NotFoundError, FormatError."""
+    import zipfile
+    from pathlib import Path
+
+    import numpy as np
+
+    from ..errors import FormatError, NotFoundError
+    if not Path(path).is_file():
+        raise NotFoundError(f"{path}: no such reference file")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+        raise FormatError(f"{path}: not a readable .npz archive ({error})") from error
+
+
+def _pair(between):
+    from ..errors import UsageError
+    parts = between.split(",")
+    if len(parts) != 2:
+        raise UsageError(f"--between {between!r}: need two devices, such as cpu,cuda")
+    return parts
+
+
+def _lines(rows):
+    for row in rows:
+        mark = "ok " if row["ok"] else "BAD"
+        yield f"{mark} {row['value']:<10.3g} limit {row['limit']:<8.3g} {row['name']}"
+    yield f"{sum(row['ok'] for row in rows)} of {len(rows)} checks hold"

@@ -1,0 +1,90 @@
+"""Arrays in the memory of one CUDA GPU, and the stream on which everything is ordered.
+
+Allocations are counted: `memory_peak` is the sum of what this process asked for, not of what other
+programs hold on the same card.
+"""
+import numpy as np
+
+from ..errors import DeviceError, DeviceMemoryError
+from ..kernels.cuda import cuda, fill_bytes, is_out_of_memory, unusable_reason
+
+
+class GpuDevice:
+    """One GPU, chosen once for the process, with one stream.
+
+    Every copy is enqueued on the stream of the kernels, so a buffer is never overwritten while a
+    kernel still reads it. Only `download` and `synchronize` make the host wait.
+    """
+
+    def __init__(self, index):
+        """Errors: DeviceError (exit 14) if this GPU cannot be used, with the driver's reason."""
+        reason = unusable_reason(index)
+        if reason:
+            raise DeviceError(f"cuda:{index}: {reason}; use --device cpu or auto")
+        cuda.select_device(index)
+        device = cuda.get_current_device()
+        self.name = f"cuda:{index}"
+        self.capability = tuple(device.compute_capability)
+        self.description = (f"{_text(device.name)}, compute capability "
+                            f"{'.'.join(map(str, self.capability))}")
+        self.stream = cuda.stream()
+        self.allocated = 0
+
+    def poisoned(self, elements, dtype):
+        """A flat array of NaN: whatever reads an element that nobody wrote shows it."""
+        return self._filled(elements, dtype, 0xFF)  # all ones is NaN in float32 and bfloat16
+
+    def zeros(self, elements, dtype):
+        return self._filled(elements, dtype, 0)
+
+    def array(self, host):
+        """A copy of a NumPy array."""
+        out = self._allocate(host.shape, host.dtype)
+        self.upload(out, host)
+        return out
+
+    def upload(self, target, host):
+        """target = host, rounded to target's storage type on the host."""
+        host = np.ascontiguousarray(host, dtype=target.dtype).reshape(target.shape)
+        target.copy_to_device(host, stream=self.stream)
+
+    def download(self, source):
+        """A NumPy copy of source; waits for all that was enqueued before."""
+        out = source.copy_to_host(stream=self.stream)
+        self.synchronize()
+        return out
+
+    def synchronize(self):
+        self.stream.synchronize()
+
+    def memory_peak(self):
+        """Bytes allocated on the device by this process."""
+        return self.allocated
+
+    def utilisation(self):
+        """None: reading it needs the management library, and an invented figure is worse."""
+
+    def _filled(self, elements, dtype, byte):
+        out = self._allocate((elements,), dtype)
+        fill_bytes(out, byte, self.stream)
+        return out
+
+    def _allocate(self, shape, dtype):
+        try:
+            out = cuda.device_array(shape, dtype)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            free, total = cuda.current_context().get_memory_info()
+            raise DeviceMemoryError(
+                f"{self.name}: {nbytes / 2**30:.2f} GiB more do not fit: {free / 2**30:.2f} of "
+                f"{total / 2**30:.2f} GiB are free and this run holds "
+                f"{self.allocated / 2**30:.2f}; try a smaller --micro-batch or --seq-length, or "
+                "--precision bf16") from error
+        self.allocated += out.nbytes
+        return out
+
+
+def _text(name):
+    return name.decode() if isinstance(name, bytes) else str(name)
