@@ -1,0 +1,152 @@
+"""The whole model: float64 central differences, causality, overfitting, CPU determinism."""
+import numpy as np
+import pytest
+
+from aprnb.backend import open_backend
+from aprnb.config import ModelConfig, RopeScaling
+from aprnb.model.activations import activation_table
+from aprnb.model.decoder import Decoder
+from aprnb.model.instance import Model
+from aprnb.model.params import build_table
+from aprnb.model.rope_table import rope_table
+from aprnb.train.step import OptimiserSettings, Trainer
+
+QWEN = ModelConfig("qwen2", 12, 2, 4, 2, 6, 10, 17, 16, 1e4, 1e-6, True)
+LLAMA = ModelConfig("llama", 12, 2, 4, 2, 4, 10, 17, 16, 5e5, 1e-5, False,
+                    RopeScaling(8.0, 1.0, 4.0, 8))
+
+
+class Float64:
+    """A decoder whose every array is float64: what central differences need."""
+
+    def __init__(self, config, batch, length):
+        self.config = config
+        self.table = build_table(config)
+        rng = np.random.default_rng(0)
+        self.w = rng.standard_normal(self.table.elements) * 0.3
+        self.g = np.full(self.table.elements, np.nan)
+        acts = {name: np.full(b.shape, np.nan) for name, b in
+                activation_table(config, batch, length, np.dtype(np.float64), True).items()}
+        rope = tuple(t.astype(np.float64) for t in rope_table(config, length))
+        self.decoder = Decoder(config, open_backend("cpu").ops, self.table.views(self.w), acts, rope)
+        ids = rng.integers(0, config.vocab_size, (batch, length + 1)).astype(np.int32)
+        self.ids, self.targets = ids[:, :-1].ravel().copy(), ids[:, 1:].ravel().copy()
+        self.targets[1] = -1  # one ignored target
+
+    def loss(self):
+        self.decoder.forward(self.ids)
+        return self.decoder.losses(self.targets).sum() / len(self.ids)
+
+    def gradients(self):
+        self.decoder.forward(self.ids)
+        self.decoder.backward(self.table.views(self.g), self.ids, self.targets,
+                              np.array([1 / len(self.ids)]), False)
+        return self.table.views(self.g)
+
+
+@pytest.mark.parametrize("config", [QWEN, LLAMA], ids=["qwen2-tied", "llama-untied-scaled"])
+def test_every_gradient_tensor_against_central_differences(config):
+    """One random direction per tensor: the directional derivative of the loss, relative 1e-6."""
+    side = Float64(config, batch=2, length=7)
+    grads = {name: g.copy() for name, g in side.gradients().items()}
+    rng = np.random.default_rng(1)
+    weights, step = side.table.views(side.w), 1e-5
+    for name in side.table.tensors:
+        direction = rng.standard_normal(weights[name].shape)
+        before = weights[name].copy()
+        weights[name][...] = before + step * direction
+        above = side.loss()
+        weights[name][...] = before - step * direction
+        below = side.loss()
+        weights[name][...] = before
+        want = (above - below) / (2 * step)
+        got = (grads[name] * direction).sum()
+        assert abs(got - want) <= 1e-6 * max(abs(want), np.linalg.norm(grads[name]), 1e-3), (
+            f"{name}: gradient along a random direction is {got}, central difference {want}")
+
+
+def test_tied_table_receives_the_gradients_of_both_uses():
+    """Untie the head: the two gradients must add up to the tied one."""
+    tied, untied = Float64(QWEN, 2, 5), Float64(QWEN.with_(tied=False), 2, 5)
+    for name, w in untied.table.views(untied.w).items():
+        source = "model.embed_tokens.weight" if name == "lm_head.weight" else name
+        w[...] = tied.table.views(tied.w)[source]
+    untied.ids, untied.targets = tied.ids, tied.targets
+    both = untied.gradients()
+    np.testing.assert_allclose(tied.gradients()["model.embed_tokens.weight"],
+                               both["model.embed_tokens.weight"] + both["lm_head.weight"],
+                               rtol=1e-12, atol=1e-15)
+
+
+def test_a_future_token_changes_nothing_before_it():
+    side = Float64(QWEN, 1, 9)
+    side.decoder.forward(side.ids)
+    before = side.decoder.acts["y_final"].copy()
+    side.ids[6] = (side.ids[6] + 1) % QWEN.vocab_size
+    side.decoder.forward(side.ids)
+    after = side.decoder.acts["y_final"]
+    np.testing.assert_array_equal(before[:6], after[:6])
+    assert np.abs(before[6:] - after[6:]).min(axis=1).max() > 0
+
+
+def test_positions_matter():
+    """The same tokens later in the sequence attend differently: RoPE is applied."""
+    side = Float64(QWEN, 1, 8)
+    side.ids[:] = [1, 2, 3, 1, 2, 3, 1, 2]
+    side.decoder.forward(side.ids)
+    q = side.decoder.acts["0.qkv"][0, :, 0]
+    assert np.abs(q[0] - q[3]).max() > 1e-3
+
+
+def test_evaluation_buffers_shared_by_layers_give_the_training_loss():
+    model = Model.random(QWEN, open_backend("cpu", "fp32"), seed=0)
+    ids = np.arange(8, dtype=np.int32) % QWEN.vocab_size
+    losses = []
+    for training in (True, False):
+        decoder = model.decoder(1, 8, training)
+        decoder.forward(ids)
+        losses.append(decoder.losses(ids[::-1].copy()).copy())
+    np.testing.assert_array_equal(*losses)
+
+
+def test_overfits_one_batch():
+    model = Model.random(QWEN, open_backend("cpu", "fp32"), seed=0)
+    trainer = Trainer(model, 2, None, 8, OptimiserSettings(weight_decay=0.0))
+    ids = np.random.default_rng(0).integers(0, QWEN.vocab_size, (2, 9)).astype(np.int32)
+    inputs, targets = ids[:, :-1].copy(), ids[:, 1:].copy()
+    first = trainer.gradients(inputs, targets)[0]
+    assert abs(first - np.log(QWEN.vocab_size)) < 0.1  # fresh weights know nothing
+    for _ in range(300):
+        trainer.gradients(inputs, targets)
+        trainer.update(1e-2)
+    assert trainer.gradients(inputs, targets)[0] < 0.05
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_accumulation_is_weighted_by_target_tokens(micro_batch):
+    """Ragged targets: every cut of the batch gives the loss and gradient of the whole."""
+    ids = np.random.default_rng(0).integers(0, QWEN.vocab_size, (4, 9)).astype(np.int32)
+    inputs, targets = ids[:, :-1].copy(), ids[:, 1:].copy()
+    targets[0, 2:] = -1
+    targets[3, 5:] = -1
+    results = []
+    for size in (4, micro_batch):
+        model = Model.random(QWEN, open_backend("cpu", "fp32"), seed=0)
+        trainer = Trainer(model, 4, size, 8, OptimiserSettings())
+        results.append((*trainer.gradients(inputs, targets), trainer.g.copy()))
+    (loss, norm, g), (loss_cut, norm_cut, g_cut) = results
+    assert abs(loss_cut - loss) <= 1e-6 * loss and abs(norm_cut - norm) <= 1e-6 * norm
+    np.testing.assert_allclose(g_cut, g, atol=1e-6 * np.abs(g).max())
+
+
+def test_two_runs_give_equal_bytes():
+    digests = set()
+    for _ in range(2):
+        model = Model.random(QWEN, open_backend("cpu", "fp32"), seed=0)
+        trainer = Trainer(model, 2, 1, 8, OptimiserSettings())
+        ids = np.random.default_rng(0).integers(0, QWEN.vocab_size, (2, 9)).astype(np.int32)
+        for _ in range(5):
+            trainer.gradients(ids[:, :-1].copy(), ids[:, 1:].copy())
+            trainer.update(1e-3)
+        digests.add(trainer.state_digest() + str(model.master.tobytes().__hash__()))
+    assert len(digests) == 1
