@@ -216,9 +216,9 @@ class Progress:
         self.printed = now
         rate = done / max(now - self.started, 1e-9)  # bytes a second
         seconds = round((total - done) / rate) if rate else 0
-        print(f"encode {100 * done / max(total, 1):3.0f} % | {done / 1e6:,.1f}/{total / 1e6:,.1f} MB"
-              f" | {tokens:,} tokens | {rate / 1e6:.2f} MB/s | ETA {seconds // 60}:"
-              f"{seconds % 60:02d}", file=sys.stderr, flush=True)
+        print(f"encode {100 * done / max(total, 1):3.0f} % | {done / 1e6:,.1f}/"
+              f"{total / 1e6:,.1f} MB | {tokens:,} tokens | {rate / 1e6:.2f} MB/s | "
+              f"ETA {seconds // 60}:{seconds % 60:02d}", file=sys.stderr, flush=True)
 
 
 def print_audit(audited):
@@ -233,7 +233,8 @@ def print_audit(audited):
             ("unknown", number("unknown_percent", " %")),
             ("tokens per byte", number("tokens_per_byte", digits=3)),
             ("repeated windows", number("repeated_percent", " % of 13-token windows")),
-            ("in validation", number("shared_percent", f" % also in training ({audited['validation']})")),
+            ("in validation", number("shared_percent", " % also in training") +
+             f" ({audited['validation']})"),
             ("most frequent", top), ("sample", repr(audited["sample"]))]
     for name, value in rows:
         print(f"  {name:17s} {value}")

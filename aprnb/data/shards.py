@@ -91,7 +91,8 @@ def open_dataset(path, vocab_size=None, tokenizer_digest=None):
     manifest = read_manifest(folder)
     if not path.is_dir() and file_entry(manifest, path.name) is None:
         manifest = None  # the neighbours' manifest says nothing about this file
-    dataset = Dataset(path, files, tuple(map(map_shard, files)), manifest, warnings_of(path, manifest))
+    shards = tuple(map(map_shard, files))
+    dataset = Dataset(path, files, shards, manifest, warnings_of(path, manifest))
     if manifest:
         check_shards(dataset)
         check_tokenizer(dataset, vocab_size, tokenizer_digest)
@@ -150,7 +151,7 @@ def file_entry(manifest, name):
 
 
 def check_shards(dataset):
-    """Names, counts and CRC-32 against the manifest; a manifest of the reference has totals only."""
+    """Names, counts and CRC-32 against the manifest; the reference's manifest has totals only."""
     manifest, where = dataset.manifest, dataset.path
     if dataset.path.is_dir():
         names = [file.name for file in dataset.files]
@@ -175,7 +176,7 @@ def check_tokenizer(dataset, vocab_size, tokenizer_digest):
     made_with, made_size = dataset.tokenizer_digest, dataset.vocab_size
     if tokenizer_digest and made_with and tokenizer_digest != made_with:
         raise ShardError(f"{dataset.path}: encoded with tokenizer {made_with[:12]}, got "
-                         f"{tokenizer_digest[:12]}; use the tokenizer of the dataset or encode again")
+                         f"{tokenizer_digest[:12]}; use the dataset's tokenizer or encode again")
     if vocab_size and made_size and made_size > vocab_size:
         raise ShardError(f"{dataset.path}: encoded with a vocabulary of {made_size}, the model has "
                          f"{vocab_size}; use the model's tokenizer or encode again")
@@ -226,9 +227,9 @@ class ShardWriter:
         except OSError as error:
             entry = self.shards[-1]
             raise StorageError(
-                f"{self.folder / entry['file']}: {error.strerror} after {4 * entry['tokens']} bytes "
-                f"of this shard ({len(self.shards) - 1} full ones before it); nothing was kept, "
-                "free some space or choose another folder") from error
+                f"{self.folder / entry['file']}: {error.strerror} after {4 * entry['tokens']} "
+                f"bytes of this shard ({len(self.shards) - 1} full ones before it); nothing was "
+                "kept, free some space or choose another folder") from error
 
 
 def totals(shards):

@@ -40,6 +40,8 @@ class Tokenizer:
         self.style = detect_style(spec, where)
         self.digest = canonical_digest(spec)
         self.merges_count = len(spec["model"].get("merges") or [])
+        self.eos_token = end_of_text(spec)
+        """The token that ends a document, or None."""
         self.unk_token = spec["model"].get("unk_token")
         self._library = build(text, where)
 
@@ -52,11 +54,6 @@ class Tokenizer:
     def size(self):
         """Largest id + 1, added tokens included: the least vocabulary a model must have."""
         return max(self.vocabulary.values()) + 1
-
-    @property
-    def eos_token(self):
-        """The token that ends a document: the first of EOS_TOKENS that exists, or None."""
-        return next((token for token in EOS_TOKENS if token in self.vocabulary), None)
 
     @property
     def eos_id(self):
@@ -91,7 +88,8 @@ class Tokenizer:
         # bytes, not text mode: the file must come out as it came in on every platform
         (folder / "tokenizer.json").write_bytes(self.text.encode())
         self._library.model.save(str(folder))
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast",
+                  "clean_up_tokenization_spaces": False}
         if self.eos_token:
             config |= {"bos_token": self.eos_token, "eos_token": self.eos_token,
                        "pad_token": self.eos_token}
@@ -124,14 +122,17 @@ def from_json(text, where="embedded tokenizer.json"):
 
 def from_vocab_and_merges(vocab, merges):
     """Tokenizer of the two GPT-2 files, which by convention mean GPT-2's pre-tokeniser."""
-    words = parse(read_text(vocab), vocab)
-    detect_style({"model": {"type": "BPE", "vocab": words},
-                  "pre_tokenizer": {"type": "ByteLevel"}}, vocab)
+    spec = {"model": {"type": "BPE", "vocab": parse(read_text(vocab), vocab),
+                      "merges": [line for line in read_text(merges).splitlines()
+                                 if line and not line.startswith("#version")]},
+            "pre_tokenizer": {"type": "ByteLevel"}}
+    detect_style(spec, vocab)
     try:
         library = byte_level(tokenizers.models.BPE.from_file(str(vocab), str(merges)))
     except Exception as error:  # the library raises bare Exception
         raise TokenizerFormatError(f"{merges}: not a merges file of {vocab}: {error}") from error
-    library.add_special_tokens([token for token in EOS_TOKENS if token in words])
+    if end_of_text(spec):
+        library.add_special_tokens([end_of_text(spec)])
     return Tokenizer(library.to_str(), vocab.parent)
 
 
@@ -189,7 +190,8 @@ def build(text, where):
     try:
         library = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception
-        raise TokenizerFormatError(f"{where}: refused by the tokenizers library: {error}") from error
+        raise TokenizerFormatError(f"{where}: the tokenizers library refuses it: "
+                                   f"{error}") from error
     library.no_truncation()  # a saved max_length would cut documents without a word
     library.no_padding()
     library.model.dropout = None  # a training-time option that makes ids random
@@ -225,6 +227,20 @@ def detect_style(spec, where):
         why = f"model type {model.get('type')}"
     raise TokenizerStyleError(f"{where}: unknown style of vocabulary ({why}), text could become "
                               "<unk>; need byte-level BPE such as GPT-2, Qwen or Llama 3")
+
+
+def end_of_text(spec):
+    """The first of EOS_TOKENS that exists as a control token, or None.
+
+    A token that merges produce is ordinary text: Qwen2's vocabulary holds `</s>` as one (128247)
+    while its documents end with <|endoftext|>.
+    """
+    added = {token["content"] for token in spec.get("added_tokens") or []}
+    merges = spec["model"].get("merges") or []
+    merged = {merge.replace(" ", "") if isinstance(merge, str) else "".join(merge)
+              for merge in merges}
+    words = spec["model"]["vocab"].keys() - merged
+    return next((token for token in EOS_TOKENS if token in added or token in words), None)
 
 
 def uses_byte_level(spec):
