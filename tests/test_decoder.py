@@ -28,7 +28,8 @@ class Float64:
         acts = {name: np.full(b.shape, np.nan) for name, b in
                 activation_table(config, batch, length, np.dtype(np.float64), True).items()}
         rope = tuple(t.astype(np.float64) for t in rope_table(config, length))
-        self.decoder = Decoder(config, open_backend("cpu").ops, self.table.views(self.w), acts, rope)
+        ops = open_backend("cpu").ops
+        self.decoder = Decoder(config, ops, self.table.views(self.w), acts, rope)
         ids = rng.integers(0, config.vocab_size, (batch, length + 1)).astype(np.int32)
         self.ids, self.targets = ids[:, :-1].ravel().copy(), ids[:, 1:].ravel().copy()
         self.targets[1] = -1  # one ignored target

@@ -17,14 +17,14 @@ from ..errors import AprnbError
 VERBS = {
     "import": ("files", "import_", "Hugging Face folder or safetensors -> .apr, byte for byte."),
     "export": ("files", "export", ".apr -> a folder that transformers loads."),
-    "inspect": ("files", "inspect", "Header, checksums, metadata and tensor table; reads no payload."),
+    "inspect": ("files", "inspect", "Header, checksums, metadata, tensor table; reads no payload."),
     "tensor-stats": ("files", "tensor_stats", "Moments, digests and plausibility of every tensor."),
     "validate": ("files", "validate", "Every rule of the container and of the content."),
     "diff": ("files", "diff", "Metadata and tensors of two models, side by side."),
     "tokenize": ("tokenize", "tokenize", "Train a tokenizer, encode a corpus, audit the shards."),
     "pretrain": ("pretrain", "pretrain", "Train from scratch or continue from a model."),
     "eval": ("evaluate", "evaluate", "Held-out loss in nats of a model on token shards."),
-    "parity": ("parity", "parity", "Compare with another framework, or two backends with each other."),
+    "parity": ("parity", "parity", "Compare with another framework, or two backends."),
     "run": ("run", "run", "Continue a prompt."),
 }
 

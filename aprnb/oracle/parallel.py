@@ -14,7 +14,7 @@ from functools import cache, wraps
 
 import numpy as np
 
-BLOCK_BYTES = 1 << 20  # of the widest array: large enough that threads rarely meet, small enough for caches
+BLOCK_BYTES = 1 << 20  # of the widest array: few enough blocks that threads rarely wait
 _here = threading.local()  # .worker is set inside a block: nested ops run where they are
 
 
