@@ -17,7 +17,7 @@ from .hf_folder import INDEX, open_hf, read_text
 from .model_file import (chat_template, check_weights, config_of_folder, float_pieces, open_model,
                          settle_head)
 from .names import expected_tensors
-from .safetensors import item_nbytes, write_safetensors
+from .safetensors import write_safetensors
 from .tokenizer_keys import (generation_settings, special_id_keys, token_ids, tokenizer_keys,
                              tokenizer_settings)
 
@@ -198,7 +198,7 @@ def _shards(dtypes, shapes, limit):
 
 
 def _nbytes(dtype, shape):
-    return math.prod(shape) * item_nbytes(dtype)
+    return math.prod(shape) * FLOATS[dtype].itemsize
 
 
 def _json_files(model, dtypes, shapes, shards):

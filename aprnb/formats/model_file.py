@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import APR_ALIASES, ModelConfig, from_apr, from_hf
+from ..dtypes import FLOATS
 from ..errors import LoadError
 from .apr_layout import QUANTISED
 from .apr_reader import read_apr
@@ -75,6 +76,10 @@ def open_model(path):
         config, notes = hyper_parameters(source)
         notes = list(source.warnings) + notes
         texts = source.metadata.get("tokenizer.json"), source.metadata
+    words = texts[1].get("tokenizer.vocab_size")
+    if isinstance(words, int) and words > config.vocab_size:
+        raise LoadError(f"{path}: tokenizer has {words} ids, the model's vocabulary "
+                        f"{config.vocab_size}; need a tokenizer that is not larger than the model")
     config, head_notes = settle_head(source, config)
     notes += head_notes + check_weights(source, config)
     return OpenModel(Path(path), config, source, texts[1], texts[0], notes)
@@ -168,16 +173,19 @@ def same_values(source, a, b):
 
 
 def float_pieces(source, name, count=CHUNK // 4):
-    """A tensor as flat float32 pieces of `count` elements; dense ones are read, not mapped."""
+    """A tensor as flat pieces of `count` elements; dense ones are read, not mapped.
+
+    float32 for the weight types, float64 for any other, which float32 might not hold exactly.
+    """
     entry = source.tensors[name]
     if entry.dtype not in DENSE:
         flat = source.values(name).reshape(-1)
         for at in range(0, flat.size, count):
             yield flat[at:at + count]
         return
-    dtype = DENSE[entry.dtype]
+    dtype, wide = DENSE[entry.dtype], np.float32 if entry.dtype in FLOATS else np.float64
     for piece in source.chunks(name, nbytes=count * dtype.itemsize):
-        yield np.frombuffer(piece, dtype).astype(np.float32)
+        yield np.frombuffer(piece, dtype).astype(wide)
 
 
 def check_weights(source, config):

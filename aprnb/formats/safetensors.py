@@ -18,8 +18,6 @@ from .tensors import DENSE, TensorEntry, TensorFile, existing_file
 
 MAX_HEADER = 100_000_000  # bytes, the limit of the reference implementation
 ALIGN = 8  # bytes: where data begin, so that every dtype can be viewed in place
-# dtypes without a NumPy counterpart: listed and copied, never computed with
-OPAQUE_NBYTES = {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 
 
 class SafetensorsFile(TensorFile):
@@ -76,19 +74,14 @@ def _entry(name, row, path):
     if any(type(n) is not int or n < 0 for n in sizes):
         raise BadSafetensors(f"{path}: {name[:80]!r} has shape {shape} and offsets "
                              f"{[begin, end]}, need integers of 0 or more")
-    if not isinstance(dtype, str) or dtype not in DENSE and dtype not in OPAQUE_NBYTES:
+    if not isinstance(dtype, str) or dtype not in DENSE:
         raise BadSafetensors(f"{path}: {name[:80]!r} has unknown dtype {str(dtype)[:40]!r}")
     if not name or not name.isprintable():
         raise BadSafetensors(f"{path}: tensor name {name[:80]!r} is not printable")
-    need = math.prod(shape) * item_nbytes(dtype)
+    need = math.prod(shape) * DENSE[dtype].itemsize
     if end - begin != need:
         raise BadSafetensors(f"{path}: {name} {dtype} {shape} has {end - begin} bytes, need {need}")
     return TensorEntry(name, dtype, tuple(shape), begin, end - begin)
-
-
-def item_nbytes(dtype):
-    """Bytes of one element."""
-    return OPAQUE_NBYTES[dtype] if dtype in OPAQUE_NBYTES else DENSE[dtype].itemsize
 
 
 def _check_coverage(tensors, room, path):
@@ -110,7 +103,7 @@ def write_safetensors(path, entries, chunks_of):
     """
     header, at = {"__metadata__": {"format": "pt"}}, 0  # transformers insists on the key
     for name, dtype, shape in entries:
-        nbytes = math.prod(shape) * item_nbytes(dtype)
+        nbytes = math.prod(shape) * DENSE[dtype].itemsize
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + nbytes]}
         at += nbytes
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
