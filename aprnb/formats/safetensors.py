@@ -2,9 +2,9 @@
 
     u64 length N | N bytes of JSON {name: {dtype, shape, data_offsets: [begin, end]}} | data
 
-The header is parsed here and not by the `safetensors` package, because its NumPy side copies every
-tensor and knows BF16 only through a detour, while import has to stream the stored bytes of files
-larger than memory; the tests read what is written here with the package, and the reverse.
+The header is parsed here and not by the `safetensors` package, because its NumPy side refuses to
+read BF16 and copies every tensor, while import streams the stored bytes of files larger than
+memory. The tests read what is written here with the package, and here what the package writes.
 Rules as in the format's own description: names unique, offsets without holes or overlaps, from the
 first data byte to the end of the file, sizes as shape and dtype say.
 """
