@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from ..errors import CheckError, UsageError
+from .ngrams import count_distinct, count_shared
 
 ORDERS = ("shuffled", "sequential")
 VALIDATION_SHARE = 20  # the automatic tail is at most 1/20 = 5 % of the windows
@@ -144,9 +145,9 @@ def split_validation(n_windows, val_batches, batch_size):
 
 def count_repeats(windows):
     """How many windows equal an earlier one."""
-    return len(windows) - len(np.unique(windows.hashes))
+    return len(windows) - count_distinct(windows.hashes)
 
 
 def shared_windows(train, val):
     """How many windows of `val` also stand in `train`, both of one seq_length."""
-    return int(np.isin(val.hashes, train.hashes).sum())
+    return count_shared(val.hashes, train.hashes)
