@@ -1,0 +1,48 @@
+"""`aprnb eval`: the held-out loss of a model."""
+import json
+
+import click
+
+EPILOG = """\b
+Examples:
+  aprnb eval model.apr --dataset held-out/ --seq-length 1024
+  aprnb eval runs/tiny/ckpt/epoch-002.apr --dataset shards/ --seq-length 256 --max-batches 8 --json
+
+\b
+Exit codes: 0 success; 2 usage; 3 file not found; 4 not a model file; 5 unusable data, or nothing
+to evaluate; 6 model does not fit; 8 non-finite loss; 12 out of device memory; 14 no usable GPU."""
+
+
+@click.command("eval", epilog=EPILOG)
+@click.argument("model")
+@click.option("--dataset", required=True, metavar="PATH",
+              help="Folder of token shards, or one .bin file.")
+@click.option("--seq-length", required=True, type=click.IntRange(1), metavar="N",
+              help="Target tokens per window; windows do not overlap.")
+@click.option("--max-batches", type=click.IntRange(1), metavar="N",
+              help="Batches to read  [default: every window].")
+@click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1), metavar="N",
+              help="Windows per batch; the loss does not depend on it.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", default="auto", show_default=True,
+              type=click.Choice(["auto", "fp32", "bf16"]), help="Of weights and activations.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def evaluate(model, dataset, seq_length, max_batches, batch_size, device, precision, as_json):
+    """Mean loss in nats per token of MODEL on every window of a dataset."""
+    from ..formats.model_file import open_model
+    from ..train.score import score
+    with open_model(model) as source:
+        report = score(source, dataset, seq_length, batch_size, max_batches, device, precision)
+    for text in report["warnings"]:
+        click.echo(f"warning: {text}", err=True)
+    click.echo(json.dumps(report) if as_json else lines(report))
+
+
+def lines(report):
+    """The report for people."""
+    ppl, bits = (f"{report[key]:,.4f}" if report[key] is not None else "unknown"
+                 for key in ("ppl", "bits_per_byte"))
+    return (f"{report['loss_nats']:.6f} nats per token, perplexity {ppl}; a uniform guess scores "
+            f"ln V = {report['ln_vocab']:.4f}\n"
+            f"{bits} bits per byte; {report['tokens']:,} tokens in {report['windows']:,} windows\n"
+            f"{report['device']}")

@@ -1,0 +1,143 @@
+"""`aprnb pretrain`: train from random weights or go on from a model.
+
+No flag has a default here: train/settings.py holds them, so that config.json can say of every
+value whether it was given. The help names them.
+"""
+import json
+import sys
+
+import click
+
+from .sections import SectionedCommand, section
+
+EPILOG = """\b
+Examples:
+  aprnb pretrain --dataset shards/ --arch tiny --run-dir runs/tiny --num-steps 300 --seq-length 256
+  aprnb pretrain --dataset shards/ --init model.apr --run-dir runs/tuned --lr 2e-5 --json
+  aprnb pretrain --run-dir runs/tuned --resume
+
+\b
+Exit codes: 0 done, or stopped by --patience; 2 usage; 3 file not found; 4 not a model file; 5 a
+gate failed, the target was missed, unusable data, or the run folder exists; 6 model, tokenizer or
+configuration do not fit; 7 I/O, disk full; 8 non-finite values; 12 out of device memory; 14 no
+usable GPU; 130 interrupted, a state was saved first."""
+
+N, X = {"type": int, "metavar": "N"}, {"type": float, "metavar": "X"}
+PATH = {"metavar": "PATH"}
+
+
+def one_of(*names):
+    return {"type": click.Choice(names)}
+
+
+def micro_batch(ctx, parameter, value):
+    """N, or None for "auto"."""
+    if value in (None, "auto"):
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: need a number or auto") from None
+
+
+@click.command(cls=SectionedCommand, epilog=EPILOG)
+@section(
+    "Model and data",
+    ("--dataset", "Folder of token shards, or one .bin file; needed unless --resume.", PATH),
+    ("--run-dir", "Folder that the run writes.", {**PATH, "required": True}),
+    ("--init", "Go on from this .apr file or Hugging Face folder.", PATH),
+    ("--arch", "Start from random weights: qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-7b, llama-370m, "
+               "tiny, or a config.json.", {"metavar": "NAME-or-FILE"}),
+    ("--tokenizer", "tokenizer.json or its folder, for the checkpoints  [default: that of --init, "
+                    "else that of the dataset]", PATH),
+    ("--resume", "Go on exactly where the run in --run-dir stopped. Only gates, --num-steps, "
+                 "--checkpoint-every and --keep may be given anew.", {"is_flag": True}))
+@section(
+    "Device",
+    ("--device", "auto, cpu, cuda or cuda:N; only auto may choose the CPU, and says so  "
+                 "[default: auto]", {"metavar": "NAME"}),
+    ("--precision", "Of working weights and activations  [default: auto: bf16 where the GPU has "
+                    "it, else fp32]", one_of("auto", "fp32", "bf16")))
+@section(
+    "Size",
+    ("--num-steps", "Optimiser steps  [default: 1000]", N),
+    ("--batch-size", "Sequences per optimiser step  [default: 16]", N),
+    ("--micro-batch", "Sequences per pass; the numbers do not depend on it  [default: auto]",
+     {"metavar": "N|auto", "callback": micro_batch}),
+    ("--seq-length", "Target tokens per sequence  [default: 1024]", N),
+    ("--steps-per-epoch", "Steps between evaluations  [default: 100]", N))
+@section(
+    "Optimiser",
+    ("--mode", "Sets the defaults of --lr and --warmup-steps  [default: finetune with --init, "
+               "else from-scratch]", one_of("finetune", "from-scratch")),
+    ("--lr", "Peak learning rate  [default: 5e-5 finetune, 3e-4 from-scratch]", X),
+    ("--warmup-steps", "Steps before the peak  [default: 100 finetune, 1000 from-scratch, at most "
+                       "a tenth of --num-steps]", N),
+    ("--schedule", "Rate after warm-up; wsd stays at the peak and decays over the last fifth  "
+                   "[default: cosine]", one_of("cosine", "linear", "constant", "wsd")),
+    ("--min-lr", "Rate of the last step  [default: a tenth of --lr]", X),
+    ("--beta1", "AdamW, decay of the first moment  [default: 0.9]", X),
+    ("--beta2", "AdamW, decay of the second moment  [default: 0.95]", X),
+    ("--eps", "AdamW, added to the root of the second moment  [default: 1e-8]", X),
+    ("--weight-decay", "Decoupled, times the rate  [default: 0.1]", X),
+    ("--decay-on", "What decays: matrices, or norms and biases too  [default: matrices]",
+     one_of("matrices", "all")),
+    ("--grad-clip", "Largest global L2 norm of the gradient; 0: no clip  [default: 1.0]", X))
+@section(
+    "Data",
+    ("--order", "Of the windows  [default: shuffled]", one_of("shuffled", "sequential")),
+    ("--seed", "Of random weights and order  [default: 42]", N),
+    ("--val-shard", "Dataset to validate on  [default: the tail of --dataset, never trained on]",
+     PATH),
+    ("--val-batches", "Batches per evaluation; of the tail at most 5 % of the windows  "
+                      "[default: 16]", N))
+@section(
+    "Gates",
+    ("--preflight", "auto: on a GPU, one window through oracle and device before step 0  "
+                    "[default: auto]", one_of("auto", "off")),
+    ("--target-val-loss", "Nats; missed: exit 5  [default: no target]", X),
+    ("--patience", "Epochs without a better validation loss before the run stops  [default: 5]",
+     N),
+    ("--max-epoch0-loss", "Nats, of the first validation  [default: 10.0 with --init, 2 ln V "
+                          "without]", X),
+    ("--on-nonfinite", "What a NaN or infinite loss or gradient does to a run: skip the step (3 "
+                       "in a row stop), or stop  [default: skip]", one_of("skip", "stop")))
+@section(
+    "Output",
+    ("--checkpoint-every", "Steps between saved states, besides those of every epoch", N),
+    ("--keep", "Newest checkpoints to keep  [default: those of all epochs, and 2 states]", N),
+    ("--force", "Replace the run in --run-dir.", {"is_flag": True}),
+    ("--json as_json", "One JSON document on stdout, everything else on stderr.",
+     {"is_flag": True}),
+    ("--quiet", "Only warnings and the result.", {"is_flag": True}))
+def pretrain(resume, force, as_json, quiet, **flags):
+    """Train a model on token shards, from random weights or from a given model.
+
+    Writes config.json, metrics.jsonl, events.jsonl, checkpoints, loss.svg and summary.json. Losses
+    are in nats.
+    """
+    from ..errors import UsageError
+    from ..train.console import Console
+    from ..train.run import pretrain as train
+    if resume and force:
+        raise UsageError("--resume and --force: need one of them")
+    console = Console(sys.stderr if as_json else sys.stdout, quiet)
+    given = {name: value for name, value in flags.items() if value is not None}
+    report = train(given, console, resume, force)
+    print_report(report, as_json, console)
+    sys.exit(report["exit_code"])
+
+
+def print_report(report, as_json, console):
+    """The final JSON document, or its lines for people."""
+    if as_json:
+        click.echo(json.dumps(report))
+        return
+    console.result(f"{report['status']}: {report['detail']}")
+    if report["final_val_loss"] is not None:
+        console.result(f"  validation  {report['final_val_loss']:.4f} nats; ln V = "
+                       f"{report['ln_vocab']:.4f}; {report['steps_recorded']} steps in "
+                       f"{report['epochs_completed']} epochs")
+    for name, file in (("checkpoint", report["checkpoint"]), ("loss curve", report["loss_svg"]),
+                       ("summary", report["summary"])):
+        console.result(f"  {name:<11} {file}")

@@ -1,0 +1,69 @@
+"""What a run tells its user: plain lines, or a progress bar where the stream is a terminal."""
+import sys
+
+from .evaluate import perplexity
+
+
+class Console:
+    """Lines on one stream; warnings always go to stderr."""
+
+    def __init__(self, stream=None, quiet=False):
+        """quiet leaves only warnings and the result."""
+        self.stream, self.quiet = stream or sys.stdout, quiet
+        self._bar = None
+
+    def note(self, text=""):
+        if not self.quiet:
+            self._print(text)
+
+    def warn(self, text):
+        if self._bar:
+            self._bar.console.print(f"warning: {text}", markup=False, highlight=False)
+        else:
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def result(self, text):
+        self._print(text)
+
+    def step(self, record, steps):
+        """One line, or one movement of the bar, per step."""
+        if self.quiet:
+            return
+        done = record["step"] + 1
+        text = (f"loss {record['loss_nats']:.4f} | norm {record['grad_norm']:.2f} | "
+                f"lr {record['lr']:.1e} | {record['wall_ms']:.1f} ms | "
+                f"{record['tokens_per_sec']:,.0f} tok/s")
+        if self.stream.isatty():
+            self._progress(steps).update(self._task, completed=done, description=text)
+        else:
+            self._print(f"step {done:>5}/{steps} | {text}")
+
+    def epoch(self, epoch, metadata, ln_vocab_nats, path):
+        """The line at the end of an epoch."""
+        loss = metadata["val_loss"]
+        self.note(f"epoch {epoch} | validation {loss:.4f} nats (ppl {perplexity(loss):,.2f}, ln V "
+                  f"{ln_vocab_nats:.4f}) | {path}")
+
+    def close(self):
+        """End the bar, so that what follows stands below it."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def _print(self, text):
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self.stream, flush=True)
+
+    def _progress(self, steps):
+        if self._bar is None:
+            from rich.console import Console as Terminal
+            from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
+                                       TimeRemainingColumn)
+            self._bar = Progress(TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=24),
+                                 TextColumn("{task.description}"), TimeRemainingColumn(),
+                                 console=Terminal(file=self.stream))
+            self._task = self._bar.add_task("", total=steps)
+            self._bar.start()
+        return self._bar

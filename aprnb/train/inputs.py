@@ -1,0 +1,169 @@
+"""What a run reads: model, tokenizer and data, opened and judged before a device is touched."""
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..config import PRESETS, ModelConfig, from_hf
+from ..data.audit import refuse_meaningless
+from ..data.batches import Windows, count_repeats, shared_windows, split_validation
+from ..data.shards import crc32_of, file_entry, open_dataset
+from ..data.tokenizer import TokenizerStyleError, from_json, load_tokenizer
+from ..errors import LoadError, NotFoundError, UsageError
+from ..formats.hf_folder import HfModel, read_json
+from ..formats.model_file import OpenModel, open_model
+from ..formats.tokenizer_keys import special_id_keys, token_ids, tokenizer_keys
+
+LUGGAGE = ("chat_template", "chat_format", "special_tokens", "generation_config",
+           "tokenizer_config")  # beside every key that begins with "tokenizer."
+
+
+@dataclass
+class ModelInput:
+    """The model to train, not yet on a device."""
+
+    config: ModelConfig
+    opened: OpenModel | None
+    """Weights to begin with; None for random ones."""
+    luggage: dict
+    """Metadata keys of tokenizer and chat template, for the checkpoints."""
+    tokenizer_digest: str | None
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def ln_vocab_nats(self):
+        return math.log(self.config.vocab_size)
+
+
+@dataclass
+class DataInput:
+    """Windows to train and to validate on, none in both unless --val-shard says so."""
+
+    train: Windows
+    train_indices: range
+    val: Windows
+    val_indices: range
+    fingerprint: str
+    """Of the tokens of both datasets: a resumed run must read the same."""
+    repeats: int
+    """Windows of the training data that equal an earlier one."""
+    shared: int
+    """Validation windows of an explicit --val-shard that also stand in the training data."""
+    warnings: list[str] = field(default_factory=list)
+
+
+# ---------------------------------------------------------------- model
+
+def open_model_input(settings, state=None):
+    """ModelInput of --init or --arch, or of a saved state. Errors: LoadError, FormatError ..."""
+    opened = state or (open_model(settings.init) if settings.init else None)
+    config = opened.config if opened else arch_config(settings.arch)
+    if settings.seq_length > config.max_position_embeddings:
+        raise LoadError(f"--seq-length {settings.seq_length} exceeds the model's "
+                        f"{config.max_position_embeddings} positions; use a shorter one")
+    luggage = luggage_of(opened) if opened else {}
+    warnings = list(opened.notes) if opened else []
+    given = None if state else settings.tokenizer
+    try:
+        tokenizer = find_tokenizer(settings.dataset, opened, given)
+    except TokenizerStyleError as error:
+        if given:
+            raise
+        # the shards are encoded already: the text goes into the checkpoints as it came
+        warnings.append(f"the model's tokenizer cannot be checked against the data: {error}")
+        tokenizer = None
+    if tokenizer is None and not luggage.get("tokenizer.vocabulary"):
+        warnings.append("no tokenizer: the checkpoints will hold none and cannot be spoken with; "
+                        "give one with --tokenizer")
+    if tokenizer:
+        luggage |= tokenizer_luggage(tokenizer, config, luggage)
+    return ModelInput(config, opened, luggage, tokenizer.digest if tokenizer else None, warnings)
+
+
+def arch_config(name):
+    """ModelConfig of a preset or of a config.json. Errors: UsageError, LoadError."""
+    if name in PRESETS:
+        return PRESETS[name]
+    path = Path(name)
+    path = path / "config.json" if path.is_dir() else path
+    if not path.exists() and path.suffix != ".json":
+        raise UsageError(f"--arch {name}: need one of {', '.join(PRESETS)}, or a config.json")
+    if not path.is_file():
+        raise NotFoundError(f"{path}: no such config.json")
+    return from_hf(read_json(path), path)
+
+
+def find_tokenizer(dataset, opened=None, given=None):
+    """Tokenizer from the path given, else the model's own, else the dataset's, else None."""
+    if given:
+        return load_tokenizer(given)
+    if opened and opened.tokenizer_json:
+        return from_json(opened.tokenizer_json, f"{opened.path}: tokenizer.json")
+    folder = Path(dataset)
+    beside = (folder if folder.is_dir() else folder.parent) / "tokenizer.json"
+    return load_tokenizer(beside) if beside.is_file() else None
+
+
+def tokenizer_luggage(tokenizer, config, before):
+    """Metadata keys of a tokenizer; ids that end a text stay those of the model, if it has any.
+
+    Errors: LoadError if the tokenizer has more ids than the model.
+    """
+    keys = tokenizer_keys(tokenizer.text, tokenizer.where, config.vocab_size)
+    if "tokenizer.eos_token_id" not in before and tokenizer.eos_id is not None:
+        keys |= special_id_keys({"eos_token_id": tokenizer.eos_id}, {}, {}, {})
+    return keys
+
+
+def luggage_of(opened):
+    """What a checkpoint takes over from the model that it continues, beside its weights."""
+    found = {key: value for key, value in opened.metadata.items()
+             if (key.startswith("tokenizer.") or key in LUGGAGE) and value is not None}
+    if isinstance(opened.source, HfModel):
+        texts = [opened.source.json(f"{name}.json") or {}
+                 for name in ("config", "generation_config", "tokenizer_config")]
+        tokens = token_ids(opened.tokenizer_json, opened.path) if opened.tokenizer_json else {}
+        found |= special_id_keys(*texts, tokens)
+    return found
+
+
+# ---------------------------------------------------------------- data
+
+def open_data_input(settings, model):
+    """DataInput of --dataset and --val-shard, after the gate CORPUS-PREFLIGHT on both."""
+    dataset, windows = _open(settings.dataset, settings, model)
+    batch, wanted = settings.batch_size, settings.val_batches * settings.batch_size
+    if settings.val_shard:
+        val_dataset, val = _open(settings.val_shard, settings, model)
+        train_indices, val_indices = range(len(windows)), range(min(wanted, len(val)))
+        shared, datasets = shared_windows(windows, val), (dataset, val_dataset)
+    else:
+        val, shared, datasets = windows, 0, (dataset,)
+        train_indices, val_indices = split_validation(len(windows), settings.val_batches, batch)
+    repeats = count_repeats(windows)
+    warnings = [w for d in datasets for w in d.warnings]
+    if repeats:
+        warnings.append(f"{repeats} of {len(windows)} windows repeat an earlier one")
+    if shared:
+        warnings.append(f"{shared} of {len(val)} windows of --val-shard also stand in the training "
+                        "data; the validation loss is too good")
+    return DataInput(windows, train_indices, val, val_indices, fingerprint(*datasets), repeats,
+                     shared, warnings)
+
+
+def _open(path, settings, model):
+    dataset = open_dataset(path, model.config.vocab_size, model.tokenizer_digest)
+    refuse_meaningless(dataset, model.config.vocab_size, settings.seq_length)
+    return dataset, Windows(dataset, settings.seq_length)
+
+
+def fingerprint(*datasets):
+    """SHA-256 over count and CRC-32 of every shard, wherever the shards lie."""
+    rows = []
+    for dataset in datasets:
+        for file, shard in zip(dataset.files, dataset.shards):
+            entry = file_entry(dataset.manifest, file.name)  # was checked when it was opened
+            rows.append([len(shard), entry["crc32"] if entry else f"{crc32_of(shard):08x}"])
+        rows.append("end")
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

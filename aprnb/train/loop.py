@@ -1,0 +1,320 @@
+"""The loop: steps, and at the end of every epoch evaluation, gates and a checkpoint.
+
+A step takes the next batch, computes loss and gradient, lets gate 007 judge both, updates with the
+rate of the schedule and writes one record. `step` counts batches, the optimiser counts updates;
+they differ by the steps that a non-finite gradient made the loop skip. All that the rest of a run
+depends on is in Position, the weights, the optimiser and the stream; `save_state` writes these four
+as one file, so a resumed run gives the bytes of one that was never interrupted.
+"""
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ..data.batches import BatchStream
+from ..errors import CheckError, NonFiniteError, StorageError
+from ..model.instance import Model
+from . import gates
+from .checkpoint import epoch_metadata, write_checkpoint, write_state
+from .console import Console
+from .evaluate import Evaluator
+from .inputs import DataInput
+from .interrupt import Interrupt
+from .metrics import FIELDS, JsonLines, event, step_record
+from .plot import loss_svg
+from .run_folder import RunFolder, write_json, write_text
+from .schedule import Schedule
+from .settings import Settings
+from .step import Trainer
+
+SKIPS_IN_A_ROW = 3  # non-finite steps after which a run stops although it may skip
+
+
+@dataclass
+class Position:
+    """Where a run is; JSON-able, saved with every state."""
+
+    step: int = 0
+    """Batches consumed."""
+    recorded: int = 0
+    """Records in metrics.jsonl."""
+    skipped_in_a_row: int = 0
+    epoch: int = 0
+    epoch_start: int = 0
+    """Step at which this epoch began."""
+    tokens_seen: int = 0
+    val_history_nats: list[float] = field(default_factory=list)
+    val_steps: list[int] = field(default_factory=list)
+    """Steps after which the validation losses were measured."""
+    loss_sum_nats: float = 0.0
+    """Over the recorded steps of this epoch."""
+    recorded_in_epoch: int = 0
+    grad_norm_max: float = 0.0
+    wall_seconds: float = 0.0
+    """Of this epoch, without evaluation and checkpoints."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    status: str
+    """COMPLETED, CONVERGED, EARLY_STOP, ABORTED or INTERRUPTED."""
+    detail: str
+    exit_code: int = 0
+
+
+class Stop(Exception):
+    """Carries an Outcome out of the loop; never seen outside of it."""
+
+    def __init__(self, status, detail, exit_code=0):
+        self.outcome = Outcome(status, detail, exit_code)
+
+
+@dataclass
+class Loop:
+    """One run from its position to its end."""
+
+    settings: Settings
+    model: Model
+    luggage: dict
+    """Metadata keys of tokenizer and chat template that every checkpoint carries."""
+    trainer: Trainer
+    schedule: Schedule
+    stream: BatchStream
+    data: DataInput
+    folder: RunFolder
+    metrics: JsonLines
+    events: JsonLines
+    console: Console
+    interrupt: Interrupt
+    position: Position
+    checkpoint: Path | None = None
+    """Newest file that a run can be continued from."""
+    gates: dict = field(default_factory=dict)
+    """Last outcome of every gate, by id and name."""
+
+    def __post_init__(self):
+        batch = min(self.trainer.micro_batch, len(self.data.val_indices))
+        self.evaluator = Evaluator(self.model, batch, self.settings.seq_length)
+        self.ln_vocab_nats = math.log(self.model.config.vocab_size)
+
+    def run(self):
+        """Train to the end. Returns an Outcome; errors of the disk and the data are raised."""
+        settings, at = self.settings, self.position
+        try:
+            while True:
+                if self._epoch_is_over():
+                    self._end_epoch()
+                if at.step >= settings.num_steps:
+                    raise self._final()
+                self._step()
+                if self.interrupt.requested:
+                    self.save_state()
+                    raise Stop("INTERRUPTED", f"after {at.step} of {settings.num_steps} steps; "
+                               "go on with --resume", 130)
+                if settings.checkpoint_every and at.step % settings.checkpoint_every == 0:
+                    self.save_state()
+        except Stop as stop:
+            self.note("end", status=stop.outcome.status, detail=stop.outcome.detail)
+            return stop.outcome
+
+    def note(self, kind, **facts):
+        """Write an object of events.jsonl."""
+        self.events.append(event(kind, self.position.step, **facts))
+
+    # ------------------------------------------------------------ a step
+
+    def _step(self):
+        at, settings = self.position, self.settings
+        began = time.perf_counter()
+        inputs, targets = self._batch()
+        waited = time.perf_counter() - began
+        loss, norm = self.trainer.gradients(inputs, targets)
+        lr = self.schedule.rate(at.step)
+        step, at.step = at.step, at.step + 1
+        at.tokens_seen += targets.size
+        bad = [g for g in (gates.finite_loss(loss), gates.finite_gradient(norm))
+               if not self._judge(g)]
+        if bad:
+            self._skip(step, bad[0])
+            return
+        at.skipped_in_a_row = 0
+        self.trainer.update(lr)
+        wall = time.perf_counter() - began
+        self._record(step_record(step, loss, norm, lr, targets.size, wall, waited,
+                                 self.model.backend))
+        at.loss_sum_nats += loss
+        at.recorded_in_epoch += 1
+        at.grad_norm_max = max(at.grad_norm_max, norm)
+        at.wall_seconds += wall
+
+    def _batch(self):
+        passes = self.stream.pass_number
+        inputs, targets = next(self.stream)
+        self._require(gates.full_batch(int((targets >= 0).sum()),
+                                       self.settings.batch_size * self.settings.seq_length))
+        if self.stream.pass_number > passes:
+            self.note("new_pass", pass_number=self.stream.pass_number)
+            if self.stream.pass_number == 1:
+                self.console.note(f"end of the data at step {self.position.step}: a new pass "
+                                  f"over them begins ({self.settings.order})")
+        return inputs, targets
+
+    def _record(self, record):
+        self._require(gates.record_fields(record, FIELDS))
+        self._require(gates.speed(record["tokens_per_sec"]))
+        if record["gpu_util_pct"] is not None:
+            self._require(gates.utilisation(record["gpu_util_pct"]))
+        self.metrics.append(record)
+        self.position.recorded += 1
+        if record["step"] == 0:
+            self._beside_uniform(record["loss_nats"])
+        self.console.step(record, self.settings.num_steps)
+
+    def _beside_uniform(self, loss_nats):
+        """Say the first loss beside ln V: a given model that does not beat a guess is wrong."""
+        uniform = self.ln_vocab_nats
+        self.console.note(f"first loss {loss_nats:.4f} nats; a uniform guess scores ln V = "
+                          f"{uniform:.4f}")
+        if self.settings.init and loss_nats >= uniform:
+            text = (f"the first loss {loss_nats:.4f} of {self.settings.init} is not below ln V = "
+                    f"{uniform:.4f} nats: model and data do not belong together, or the forward "
+                    "pass is wrong")
+            self.console.warn(text)
+            self.note("warning", text=text)
+
+    def _skip(self, step, gate):
+        """No update and no record for a step whose loss or gradient gate 007 refused."""
+        at = self.position
+        at.skipped_in_a_row += 1
+        self.note("skipped", skipped_step=step, gate=gate.as_json(), in_a_row=at.skipped_in_a_row)
+        self.console.warn(f"step {step} skipped, weights unchanged: {gate.message}")
+        if self.settings.on_nonfinite == "stop":
+            self._abort_nonfinite(f"step {step}: {gate.message}")
+        if at.skipped_in_a_row == SKIPS_IN_A_ROW:
+            self._abort_nonfinite(f"{SKIPS_IN_A_ROW} steps in a row up to step {step}: "
+                                  f"{gate.message}")
+
+    def _abort_nonfinite(self, detail):
+        try:
+            self.save_state()
+        except NonFiniteError as error:  # the weights themselves are bad
+            detail = f"{detail}; {error}"
+        raise Stop("ABORTED", f"NON-FINITE: {detail}; try a lower --lr or --precision fp32",
+                   NonFiniteError.exit_code)
+
+    # ------------------------------------------------------------ an epoch
+
+    def _epoch_is_over(self):
+        steps = self.position.step - self.position.epoch_start
+        return steps and (steps == self.settings.steps_per_epoch
+                          or self.position.step == self.settings.num_steps)
+
+    def _end_epoch(self):
+        """Evaluate; write the checkpoint only if the loss did not diverge; begin the next one."""
+        at, settings = self.position, self.settings
+        val_loss = self._evaluate()
+        at.val_history_nats.append(val_loss)
+        at.val_steps.append(at.step)
+        if not self._judge(gates.divergence(at.val_history_nats, settings.max_epoch0_loss)):
+            raise Stop("ABORTED", f"DIVERGENCE at epoch {at.epoch}: "
+                       f"{self.gates['GATE-TRAIN-005', 'val_loss_nats'].message}",
+                       CheckError.exit_code)
+        self._require(gates.real_updates(self.trainer.step, at.recorded))
+        self._write_epoch(val_loss)
+        at.epoch, at.epoch_start = at.epoch + 1, at.step
+        at.loss_sum_nats, at.recorded_in_epoch, at.grad_norm_max = 0.0, 0, 0.0
+        at.wall_seconds = 0.0
+        self.save_state()
+        gate = gates.patience(at.val_history_nats, settings.patience)
+        if not self._judge(gate):
+            raise self._judged_target("EARLY_STOP", gate.message)
+
+    def _evaluate(self):
+        try:
+            result = self.evaluator.mean(self.data.val, list(self.data.val_indices))
+        except NonFiniteError as error:
+            raise Stop("ABORTED", f"NON-FINITE at epoch {self.position.epoch}: {error}",
+                       error.exit_code) from error
+        return float(result.loss_nats)
+
+    def _write_epoch(self, val_loss):
+        at, path = self.position, self.folder.epoch_file(self.position.epoch)
+        trained = at.recorded_in_epoch > 0
+        train_loss = at.loss_sum_nats / at.recorded_in_epoch if trained else None
+        metadata = epoch_metadata(at.epoch, train_loss, val_loss, self.trainer.state_digest(),
+                                  at.wall_seconds, at.tokens_seen, at.grad_norm_max)
+        self._durably(write_checkpoint, path, self.model, self.luggage, self._facts(val_loss))
+        self._durably(write_json, self.folder.epoch_metadata(at.epoch), metadata)
+        self._require(gates.epoch_files([path, self.folder.epoch_metadata(at.epoch)]))
+        self.checkpoint = path
+        self.note("checkpoint", path=str(path), val_loss_nats=val_loss)
+        self.console.epoch(at.epoch, metadata, self.ln_vocab_nats, path)
+        self.draw()
+
+    def _facts(self, val_loss=None):
+        """Keys about the training in every file that it writes."""
+        at = self.position
+        history = at.val_history_nats
+        return {"checkpoint_step": at.step, "optimizer_step": self.trainer.step,
+                "learning_rate": self.schedule.rate(max(0, at.step - 1)),
+                "loss": val_loss or (history[-1] if history else None),
+                "training_settings": asdict(self.settings)}
+
+    def save_state(self):
+        """Write ckpt/state-NNNNNN.apr, then remove what --keep no longer wants."""
+        at, path = self.position, self.folder.state_file(self.position.step)
+        self.note("saving_state", path=str(path))
+        self.metrics.sync()
+        self.events.sync()
+        position = {"position": asdict(at), "stream": self.stream.state(),
+                    "data_fingerprint": self.data.fingerprint,
+                    "metrics_bytes": self.metrics.size}
+        self._durably(write_state, path, self.model, self.trainer, self.luggage, self._facts(),
+                      position)
+        if at.step > at.epoch_start or self.checkpoint is None:  # else the epoch's file is newest
+            self.checkpoint = path
+        self.folder.prune(self.settings.keep)
+
+    def _durably(self, write, path, *arguments):
+        """A file that cannot be written ends the run; the message names the last good one."""
+        try:
+            write(path, *arguments)
+        except (StorageError, OSError) as error:
+            good = f"; the last good checkpoint is {self.checkpoint}" if self.checkpoint else ""
+            raise StorageError(f"{error}{good}; --resume goes on when there is room") from error
+
+    def draw(self):
+        """Write loss.svg from the records so far."""
+        at = self.position
+        train = [(record["step"], record["loss_nats"]) for record in self.metrics.read()]
+        title = f"{self.model.config.family}, {at.step} steps on {self.model.backend.name}"
+        self._durably(write_text, self.folder.svg,
+                      loss_svg(train, list(zip(at.val_steps, at.val_history_nats)),
+                               self.ln_vocab_nats, title))
+
+    # ------------------------------------------------------------ the end
+
+    def _final(self):
+        return self._judged_target("COMPLETED", f"{self.position.step} steps")
+
+    def _judged_target(self, status, detail):
+        """Stop with `status`, or what --target-val-loss makes of it."""
+        wanted = self.settings.target_val_loss
+        if wanted is None:
+            return Stop(status, f"{detail}; no target was given")
+        gate = gates.target(self.position.val_history_nats[-1], wanted)
+        if not self._judge(gate):
+            return Stop(status, f"{detail}; {gate.message}", CheckError.exit_code)
+        return Stop("CONVERGED" if status == "COMPLETED" else status, f"{detail}; {gate.message}")
+
+    # ------------------------------------------------------------ gates
+
+    def _judge(self, gate):
+        self.gates[gate.id, gate.name] = gate
+        return gate.ok
+
+    def _require(self, gate):
+        if not self._judge(gate):
+            raise Stop("ABORTED", gate.message, CheckError.exit_code)

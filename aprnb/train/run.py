@@ -1,0 +1,252 @@
+"""A whole run: settings, inputs, device, preflight, the loop, the report.
+
+Everything that can be refused is refused before the run folder is made, in this order: settings,
+output, model, tokenizer, data (CORPUS-PREFLIGHT), device, memory, preflight.
+"""
+from dataclasses import asdict, dataclass, replace
+
+from .. import __version__
+from ..backend import open_backend
+from ..data.batches import BatchStream
+from ..errors import CheckError
+from ..formats.model_file import OpenModel, open_model
+from ..model.instance import Model
+from .checkpoint import read_position, restore_trainer
+from .gates import default_first_limit_nats
+from .inputs import open_data_input, open_model_input
+from .interrupt import Interrupt
+from .loop import Loop, Position
+from .preflight import preflight
+from .run_folder import RunFolder, write_json
+from .schedule import Schedule
+from .settings import Settings, resolve, resolve_resumed
+from .step import OptimiserSettings, Trainer
+
+SCHEMA = "aprnb-pretrain-v1"
+CONFIG_SCHEMA = "aprnb-pretrain-config-v1"
+TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022: fewer leave a model under-trained
+
+
+@dataclass
+class Plan:
+    """What is known of a run before its inputs are opened."""
+
+    settings: Settings
+    origins: dict
+    """{setting: "flag", "default", "mode default", ...}"""
+    folder: RunFolder
+    state: OpenModel | None
+    """The saved state of a run that goes on; None for a new one."""
+
+    def fix(self, origin, **values):
+        """Set settings that only the model or the device could decide."""
+        self.settings = replace(self.settings, **values)
+        self.origins |= dict.fromkeys(values, origin)
+
+
+def pretrain(given, console, resume=False, force=False):
+    """Train as the flags say and return the final report, a JSON-able dict.
+
+    given: {setting: value} of the flags that were used. Errors: UsageError, CheckError, ... before
+    anything is written; StorageError later. How a run that started came to its end stands in
+    `status`, `detail` and `exit_code` of the report.
+    """
+    with Interrupt() as interrupt:
+        plan = _resumed(given) if resume else _new(given, force)
+        loop, checked = _prepare(plan, console, interrupt)
+        try:
+            outcome = loop.run()
+        finally:
+            console.close()
+        return _finish(loop, outcome, checked)
+
+
+# ---------------------------------------------------------------- before the first step
+
+def _new(given, force):
+    settings, origins = resolve(given)
+    folder = RunFolder(settings.run_dir)
+    folder.refuse_existing(force)
+    return Plan(settings, origins, folder, None)
+
+
+def _resumed(given):
+    folder = RunFolder(given["run_dir"])
+    config = folder.read_config()
+    if config.get("schema") != CONFIG_SCHEMA:
+        raise CheckError(f"{folder.config}: schema {config.get('schema')!r}, need {CONFIG_SCHEMA}")
+    rows = config["settings"]
+    settings, origins = resolve_resumed(given, {n: r["value"] for n, r in rows.items()},
+                                        {n: r["from"] for n, r in rows.items()})
+    return Plan(settings, origins, folder, open_model(folder.newest_state()))
+
+
+def _prepare(plan, console, interrupt):
+    """(Loop at its position, preflight report or None); makes the run folder last."""
+    source = open_model_input(plan.settings, plan.state)
+    if plan.settings.max_epoch0_loss is None:
+        plan.fix("mode default", max_epoch0_loss=default_first_limit_nats(
+            bool(plan.settings.init), source.config.vocab_size))
+    data = open_data_input(plan.settings, source)
+    stream = BatchStream(data.train, data.train_indices, plan.settings.batch_size,
+                         plan.settings.order, plan.settings.seed)
+    model = _model(plan, source)
+    trainer = _trainer(plan, model)
+    position, metrics_bytes = Position(), 0
+    if plan.state:
+        position, metrics_bytes = _restore(plan, trainer, stream, data)
+    warnings = source.warnings + data.warnings + _provisioning(plan.settings, model)
+    _introduce(plan, model, data, console)
+    checked = _preflight(plan.settings, model, data, console)
+    config = _config(plan, model, data)
+    interrupt.arm()
+    plan.folder.go_on(config) if plan.state else plan.folder.begin(config)
+    loop = _loop(plan, model, source, trainer, stream, data, console, interrupt, position,
+                 metrics_bytes)
+    _note_start(loop, plan, data, warnings)
+    for text in warnings:
+        console.warn(text)
+    return loop, checked
+
+
+def _model(plan, source):
+    settings = plan.settings
+    backend = open_backend(settings.device, settings.precision)
+    plan.fix("chosen" if settings.device == "auto" else plan.origins["device"],
+             device=backend.name)
+    plan.fix("chosen" if settings.precision == "auto" else plan.origins["precision"],
+             precision=backend.precision)
+    if source.opened:
+        return Model.from_file(source.opened, backend)
+    return Model.random(source.config, backend, settings.seed)
+
+
+def _trainer(plan, model):
+    s = plan.settings
+    trainer = Trainer(model, s.batch_size, s.micro_batch, s.seq_length, OptimiserSettings(
+        s.beta1, s.beta2, s.eps, s.weight_decay, s.decay_on, s.grad_clip))
+    if s.micro_batch is None:
+        plan.fix("chosen", micro_batch=trainer.micro_batch)
+    return trainer
+
+
+def _restore(plan, trainer, stream, data):
+    """(Position, length of metrics.jsonl) of the saved state, after putting its parts back."""
+    saved = read_position(plan.state)
+    if saved["data_fingerprint"] != data.fingerprint:
+        raise CheckError(f"--resume: the tokens of {plan.settings.dataset} (or of --val-shard) are "
+                         "not those that the run began with; give the same data, or start a new "
+                         "run with --init and the checkpoint")
+    position = Position(**saved["position"])
+    if plan.settings.num_steps < position.step:
+        raise CheckError(f"--resume: {position.step} steps are done, --num-steps "
+                         f"{plan.settings.num_steps} is less")
+    restore_trainer(trainer, plan.state)
+    stream.restore(saved["stream"])
+    return position, saved["metrics_bytes"]
+
+
+def _loop(plan, model, source, trainer, stream, data, console, interrupt, position,
+          metrics_bytes):
+    s = plan.settings
+    metrics, events = plan.folder.logs(metrics_bytes)
+    return Loop(settings=s, model=model, luggage=source.luggage, trainer=trainer,
+                schedule=Schedule(s.schedule, s.lr, s.min_lr, s.warmup_steps, s.num_steps),
+                stream=stream, data=data, folder=plan.folder, metrics=metrics, events=events,
+                console=console, interrupt=interrupt, position=position,
+                checkpoint=plan.state.path if plan.state else None)
+
+
+def _preflight(settings, model, data, console):
+    """The preflight report as a dict, or None where it does not run (on the CPU, or off)."""
+    if settings.preflight == "off" or model.backend.name == "cpu":
+        return None
+    report = preflight(model, data.train[data.train_indices[0]])
+    for line in report.lines:
+        console.note(line)
+    return report.as_dict()
+
+
+def _provisioning(settings, model):
+    """A warning where random weights will see too few tokens; never a refusal."""
+    tokens = settings.num_steps * settings.batch_size * settings.seq_length
+    ratio = tokens / model.table.parameters
+    if settings.init or ratio >= TOKENS_PER_PARAMETER:
+        return []
+    return [f"{tokens:,} tokens for {model.table.parameters:,} parameters are {ratio:.3g} per "
+            f"parameter; below {TOKENS_PER_PARAMETER} a model from random weights stays "
+            "under-trained (Hoffmann et al. 2022)"]
+
+
+# ---------------------------------------------------------------- what is said and written
+
+def _introduce(plan, model, data, console):
+    """The resolved configuration, before the first step."""
+    console.note(f"model    {model.config.family}, {model.table.parameters:,} parameters, from "
+                 f"{plan.state.path if plan.state else plan.settings.init or 'random weights'}")
+    console.note(f"device   {model.backend.reason}")
+    console.note(f"data     {len(data.train_indices):,} windows of {data.train.seq_length} target "
+                 f"tokens to train on, {len(data.val_indices):,} to validate on")
+    cells = [f"{name} {_cell(value)}{'' if origin == 'default' else f' ({origin})'}"
+             for name, value, origin in _rows(plan) if name not in ("dataset", "run_dir")]
+    width = 2 + max(len(cell) for cell in cells if len(cell) < 40)
+    line = "        "
+    for cell in cells:
+        if len(line) + max(len(cell), width) > 118:
+            console.note(line.rstrip())
+            line = "        "
+        line += f" {cell:<{width}}"
+    console.note(line.rstrip())
+
+
+def _cell(value):
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _rows(plan):
+    return [(name, value, plan.origins.get(name, "default"))
+            for name, value in asdict(plan.settings).items()]
+
+
+def _config(plan, model, data):
+    """config.json: every setting with its value and where that came from."""
+    return {"schema": CONFIG_SCHEMA, "aprnb": __version__,
+            "settings": {n: {"value": v, "from": origin} for n, v, origin in _rows(plan)},
+            "device": {"name": model.backend.name, "precision": model.backend.precision,
+                       "reason": model.backend.reason},
+            "model": {**asdict(model.config), "parameters": model.table.parameters},
+            "data": {"train_windows": len(data.train_indices),
+                     "val_windows": len(data.val_indices), "fingerprint": data.fingerprint}}
+
+
+def _note_start(loop, plan, data, warnings):
+    loop.note("resume" if plan.state else "start", device=loop.model.backend.name,
+              precision=loop.model.backend.precision, num_steps=plan.settings.num_steps)
+    loop.note("data", train_windows=len(data.train_indices), val_windows=len(data.val_indices),
+              repeated_windows=data.repeats, shared_windows=data.shared)
+    for text in warnings:
+        loop.note("warning", text=text)
+
+
+def _finish(loop, outcome, checked):
+    """Draw the picture, write summary.json and return it."""
+    at = loop.position
+    loop.draw()
+    history = at.val_history_nats
+    report = {
+        "schema": SCHEMA, "status": outcome.status, "detail": outcome.detail,
+        "exit_code": outcome.exit_code,
+        "final_val_loss": history[-1] if history else None,
+        "val_loss_history": history,
+        "ln_vocab": loop.ln_vocab_nats,
+        "epochs_completed": at.epoch, "steps_recorded": at.recorded,
+        "run_dir": str(loop.folder.path),
+        "checkpoint": str(loop.checkpoint) if loop.checkpoint else None,
+        "loss_svg": str(loop.folder.svg), "summary": str(loop.folder.summary),
+        "device": loop.model.backend.reason,
+        "preflight": checked,
+        "gates": [gate.as_json() for gate in loop.gates.values()],
+        "per_step_metrics": loop.metrics.read(),
+    }
+    write_json(loop.folder.summary, report)
+    return report

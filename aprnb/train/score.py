@@ -1,0 +1,72 @@
+"""`eval`: loss of a model on a whole dataset, in nats per token and in bits per byte of text.
+
+    bits per byte = loss_nats * target tokens / (ln 2 * bytes of those tokens)
+
+which compares models with different tokenizers. The bytes are counted token by token where the
+model or the dataset brings a tokenizer, else taken as the manifest's mean, else unknown.
+"""
+import math
+
+import numpy as np
+
+from ..backend import open_backend
+from ..data.audit import refuse_meaningless
+from ..data.batches import Windows
+from ..data.shards import open_dataset
+from ..data.tokenizer import TokenizerStyleError, byte_alphabet
+from ..model.instance import Model
+from .evaluate import evaluate, perplexity
+from .inputs import find_tokenizer
+
+SCHEMA = "aprnb-eval-v1"
+
+
+def score(source, dataset_path, seq_length, batch_size, max_batches, device, precision):
+    """Report of an opened model on a dataset, a JSON-able dict.
+
+    Errors: CheckError for data on which a loss means nothing or that another tokenizer made;
+    NonFiniteError; DeviceError.
+    """
+    config, warnings = source.config, list(source.notes)
+    try:
+        tokenizer = find_tokenizer(dataset_path, source)
+    except TokenizerStyleError as error:
+        warnings.append(f"the model's tokenizer cannot be checked against the data: {error}")
+        tokenizer = None
+    dataset = open_dataset(dataset_path, config.vocab_size, tokenizer and tokenizer.digest)
+    refuse_meaningless(dataset, config.vocab_size, seq_length)
+    windows = Windows(dataset, seq_length)
+    model = Model.from_file(source, open_backend(device, precision), trainable=False)
+    result = evaluate(model, windows, batch_size, max_batches)
+    nbytes = text_bytes(windows, result.windows, tokenizer, dataset.bytes_per_token)
+    bits = result.loss_nats * result.tokens / math.log(2)
+    ppl = perplexity(result.loss_nats)
+    return {"schema": SCHEMA, "model": str(source.path), "dataset": str(dataset_path),
+            "seq_length": seq_length, "loss_nats": result.loss_nats,
+            "ppl": ppl if math.isfinite(ppl) else None, "ln_vocab": math.log(config.vocab_size),
+            "bits_per_byte": bits / nbytes if nbytes else None,
+            "tokens": result.tokens, "windows": result.windows,
+            "device": model.backend.reason, "warnings": warnings + list(dataset.warnings)}
+
+
+def text_bytes(windows, count, tokenizer, mean):
+    """UTF-8 bytes that the target tokens of the first `count` windows stand for, or None."""
+    if tokenizer is None:
+        return mean and mean * count * windows.seq_length
+    sizes = token_bytes(tokenizer)
+    return sum(int(sizes[targets[targets < len(sizes)]].sum())
+               for targets in (windows[i][1:] for i in range(count)))
+
+
+def token_bytes(tokenizer):
+    """(size,) i64: bytes of text of every id; 0 for an end of text and for ids without a token.
+
+    In a byte-level vocabulary each character of a token stands for one byte; an added token that
+    has other characters is counted as the UTF-8 it is spelled with.
+    """
+    alphabet, sizes = set(byte_alphabet()), np.zeros(tokenizer.size, np.int64)
+    for token, i in tokenizer.vocabulary.items():
+        sizes[i] = len(token) if alphabet.issuperset(token) else len(token.encode())
+    if tokenizer.eos_id is not None:
+        sizes[tokenizer.eos_id] = 0
+    return sizes

@@ -1,0 +1,183 @@
+"""Settings of a training run: every number resolved and checked before anything is opened.
+
+`resolve` merges what was given with the defaults and remembers where each value came from.
+On --resume the values of the run stand and only those in MAY_CHANGE can be given anew: all others
+change the numbers that the rest of the run would produce, so they need a run of their own.
+"""
+import os
+from dataclasses import dataclass, fields
+
+from ..backend import DEVICE
+from ..dtypes import PRECISIONS
+from ..errors import CheckError, UsageError
+from .schedule import SHAPES
+
+MODES = ("finetune", "from-scratch")
+MODE_LR = {"finetune": 5e-5, "from-scratch": 3e-4}
+MODE_WARMUP = {"finetune": 100, "from-scratch": 1000}  # steps
+WARMUP_SHARE = 10  # a default warm-up takes at most 1/10 of the steps
+LOWEST_LR_SHARE = 10  # default --min-lr: a tenth of the peak (Chinchilla, GPT-3, Llama)
+
+MAY_CHANGE = {"num_steps", "checkpoint_every", "keep", "target_val_loss", "patience",
+              "max_epoch0_loss", "on_nonfinite", "preflight", "dataset", "val_shard", "run_dir"}
+"""Settings that a resumed run may be given anew. The data are compared by content, not by place;
+with another --num-steps the schedule is that of the new length from the resumed step on."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run; see `aprnb pretrain --help` for the same list by flags."""
+
+    dataset: str
+    """Folder of token shards, or one .bin file."""
+    run_dir: str
+    """Folder that the run writes."""
+    tokenizer: str | None = None
+    """tokenizer.json or its folder; None: the model's own, else the dataset's."""
+    init: str | None = None
+    """Model file or Hugging Face folder to continue from."""
+    arch: str | None = None
+    """Preset name or config.json of a model to start from random weights."""
+
+    device: str = "auto"
+    precision: str = "auto"
+
+    num_steps: int = 1000
+    batch_size: int = 16
+    """Sequences per optimiser step."""
+    micro_batch: int | None = None
+    """Sequences per pass; None: chosen by memory."""
+    seq_length: int = 1024
+    """Target tokens of a window."""
+    steps_per_epoch: int = 100
+    """Steps between evaluations; an epoch is not a pass over the data."""
+
+    mode: str = "from-scratch"
+    """Sets the defaults of lr, warmup_steps and max_epoch0_loss together."""
+    lr: float = 3e-4
+    """Peak learning rate."""
+    warmup_steps: int = 1000
+    schedule: str = "cosine"
+    min_lr: float = 3e-5
+    """Rate of the last step."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    decay_on: str = "matrices"
+    grad_clip: float = 1.0
+    """Largest global L2 norm of the gradient; 0: no clip."""
+
+    order: str = "shuffled"
+    seed: int = 42
+    """Of the random weights and of the order of the windows."""
+    val_shard: str | None = None
+    """Dataset to validate on; None: the tail of the training data, never trained on."""
+    val_batches: int = 16
+    """Batches per evaluation."""
+
+    preflight: str = "auto"
+    target_val_loss: float | None = None
+    """Nats; None: no target."""
+    patience: int = 5
+    """Epochs without a better validation loss before the run stops."""
+    max_epoch0_loss: float | None = None
+    """Nats; None until the model is known, then 10.0 with init and 2 ln V without."""
+    on_nonfinite: str = "skip"
+
+    checkpoint_every: int | None = None
+    """Steps between saved states, besides those at epoch ends."""
+    keep: int | None = None
+    """Newest checkpoints that stay on the disk; None: all of the epochs."""
+
+    def __post_init__(self):
+        for names, low, need in (
+                (("num_steps", "batch_size", "micro_batch", "seq_length", "steps_per_epoch",
+                  "val_batches", "patience", "checkpoint_every", "keep"), 1, "at least 1"),
+                (("warmup_steps", "seed"), 0, "0 or more")):
+            for name in names:
+                value = getattr(self, name)
+                self._require(value is None or value >= low, name, need)
+        for name in ("lr", "eps", "target_val_loss", "max_epoch0_loss"):
+            value = getattr(self, name)
+            self._require(value is None or 0 < value < float("inf"), name, "a positive number")
+        for name in ("weight_decay", "grad_clip"):
+            self._require(0 <= getattr(self, name) < float("inf"), name, "0 or more")
+        for name in ("beta1", "beta2"):
+            self._require(0 <= getattr(self, name) < 1, name, "0 or more and less than 1")
+        for name, choices in CHOICES.items():
+            self._require(getattr(self, name) in choices, name, " or ".join(choices))
+        self._require(DEVICE.fullmatch(self.device), "device", "auto, cpu, cuda or cuda:N, N 0..15")
+        self._require(0 <= self.min_lr <= self.lr, "min_lr", f"0 to the peak, --lr {self.lr:g}")
+        if self.micro_batch and self.batch_size % self.micro_batch:
+            raise UsageError(f"--micro-batch {self.micro_batch} does not divide --batch-size "
+                             f"{self.batch_size}; use a divisor, or auto")
+        if self.init and self.arch:
+            raise UsageError("--init and --arch: need one of them, --init to go on from a model, "
+                             "--arch to start from random weights")
+        if not (self.init or self.arch):
+            raise UsageError("no model: give --init MODEL.apr to go on from one, or --arch NAME "
+                             "or config.json to start from random weights")
+
+    def _require(self, holds, name, need):
+        if not holds:
+            raise UsageError(f"{flag(name)} {getattr(self, name)}: need {need}")
+
+
+CHOICES = {"mode": MODES, "precision": ("auto", *PRECISIONS), "schedule": SHAPES,
+           "decay_on": ("matrices", "all"), "order": ("shuffled", "sequential"),
+           "preflight": ("auto", "off"), "on_nonfinite": ("skip", "stop")}
+
+
+def flag(name):
+    """Command-line spelling of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def resolve(given):
+    """(Settings, {name: where its value came from}) of a new run.
+
+    given: {name: value} of the flags that were used. Origins: "flag", "default",
+    "mode default". Errors: UsageError.
+    """
+    for needed in ("dataset", "run_dir"):
+        if not given.get(needed):
+            raise UsageError(f"{flag(needed)} is needed")
+    values = {f.name: f.default for f in fields(Settings)} | given
+    origins = {name: "flag" if name in given else "default" for name in values}
+    mode = given.get("mode") or ("finetune" if given.get("init") else "from-scratch")
+    if mode not in MODES:
+        raise UsageError(f"--mode {mode}: need {' or '.join(MODES)}")
+    lr = given.get("lr", MODE_LR[mode])
+    longest = values["num_steps"] // WARMUP_SHARE
+    derived = {"mode": mode, "lr": lr, "min_lr": lr / LOWEST_LR_SHARE,
+               "warmup_steps": min(MODE_WARMUP[mode], longest)}
+    for name, value in derived.items():
+        if name not in given:
+            values[name], origins[name] = value, "mode default"
+    return Settings(**values), origins
+
+
+def resolve_resumed(given, stored, origins):
+    """(Settings, origins) of a run that goes on.
+
+    given: flags used now;  stored, origins: those of the run. Errors: CheckError naming a
+    setting that differs and may not.
+    """
+    known = {f.name for f in fields(Settings)}
+    values = {name: value for name, value in stored.items() if name in known}
+    for name, value in given.items():
+        if name not in MAY_CHANGE and not _same(name, value, values.get(name)):
+            raise CheckError(f"--resume: {flag(name)} was {values.get(name)}, now it is {value}; "
+                             "that would change the numbers of the run. Leave it out, or start a "
+                             "new run with --init and the checkpoint")
+        values[name] = value
+    came_from = {name: "flag" if name in given and name in MAY_CHANGE else origins.get(name, "run")
+                 for name in values}
+    return Settings(**values), came_from
+
+
+def _same(name, now, then):
+    if name in ("init", "arch", "tokenizer") and now and then:
+        return os.path.abspath(now) == os.path.abspath(then)
+    return now == then
