@@ -31,5 +31,8 @@ def swiglu_backward(dgu, dy, gu):
 
 
 def _sigmoid(x):
-    with np.errstate(over="ignore"):  # exp(-x) = inf for x << 0 gives the right 0
-        return 1 / (1 + np.exp(-x))
+    half = x.dtype.type(0.5)  # by tanh: no overflow, and half the cost of exp and a division
+    s = np.tanh(x * half)
+    s *= half
+    s += half
+    return s
