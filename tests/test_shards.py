@@ -48,7 +48,8 @@ def test_shards_hold_the_ids_of_the_documents_in_order(tmp_path, corpus, texts, 
     assert manifest["eos_token_count"] == extra and manifest["eos_token_id"] == 0
 
 
-def test_bytes_do_not_depend_on_the_workers(tmp_path, corpus):
+def test_bytes_do_not_depend_on_the_workers(tmp_path, corpus, texts, monkeypatch):
+    monkeypatch.setattr("aprnb.data.encode.BATCH_BYTES", 10_000)  # many batches in flight
     for workers in (1, 2, 5):
         encode(corpus, tmp_path / str(workers), workers=workers, shard_tokens=20_000)
     names = sorted(file.name for file in (tmp_path / "1").glob("*.bin"))
@@ -57,6 +58,7 @@ def test_bytes_do_not_depend_on_the_workers(tmp_path, corpus):
         assert names == sorted(file.name for file in (tmp_path / workers).glob("*.bin"))
         for name in names:
             assert (tmp_path / "1" / name).read_bytes() == (tmp_path / workers / name).read_bytes()
+    assert small_tokenizer().decode(ids_in(tmp_path / "5")) == "<|endoftext|>".join(texts)
 
 
 def test_a_shard_closes_after_the_document_that_fills_it(tmp_path, corpus, texts):

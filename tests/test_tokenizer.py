@@ -105,6 +105,16 @@ def test_end_of_text_is_the_first_spelling_that_exists():
     assert from_json(json.dumps(spec)).eos_id == 1024
 
 
+def test_a_spelling_that_merges_produce_is_text_and_not_end_of_text():
+    spec = spec_of(small_tokenizer())
+    for left, right in (("<", "/"), ("</", "s"), ("</s", ">")):
+        spec["model"]["vocab"][left + right] = len(spec["model"]["vocab"])
+        spec["model"]["merges"].append([left, right])
+    tokenizer = from_json(json.dumps(spec))
+    assert tokenizer.encode("</s>") == [tokenizer.size - 1]
+    assert tokenizer.eos_token == "<|endoftext|>"
+
+
 def test_hex_byte_vocabulary_is_recognised_and_refused(tmp_path):
     vocab = {"<unk>": 0} | {f"{byte:02x}": byte + 1 for byte in range(256)} | {"6865": 257}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
