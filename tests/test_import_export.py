@@ -147,7 +147,7 @@ def test_training_checkpoint_exports_without_its_optimiser_state(tmp_path):
 
 
 def test_import_of_a_large_model_takes_little_memory(tmp_path):
-    """Peak memory stays flat while the source grows: a 97 MB folder within 90 MiB more than idle."""
+    """Peak memory stays flat while the source grows: 96 MB of weights, one tensor of 92 MiB."""
     script = textwrap.dedent(f"""
         import sys, resource
         sys.path.insert(0, {str(GOLDEN.parents[1])!r})
@@ -166,7 +166,7 @@ def test_import_of_a_large_model_takes_little_memory(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     before, after = map(int, done.stdout.split())
-    assert after - before < 60, (before, after)  # MiB; measured 24, the payload alone is 92
+    assert after - before < 40, (before, after)  # MiB; measured 8
 
 
 # ---------------------------------------------------------------- metadata

@@ -1,6 +1,8 @@
 """diff: metadata and tensors of two models, side by side."""
 import math
 
+import numpy as np
+
 from ..config import to_apr
 from .apr_reader import AprFile
 from .model_file import config_of_folder, float_pieces, open_tensors
@@ -56,11 +58,16 @@ def _diff_tensor(left, right, name):
 
 
 def _compare_values(left, right, name):
-    """(equal, cosine, largest absolute difference) over streamed pieces."""
+    """(equal, cosine, largest absolute difference) over streamed pieces.
+
+    Equal means equal bits where the dtypes are the same, else equal values.
+    """
+    same_dtype = left.tensors[name].dtype == right.tensors[name].dtype
     dot = aa = bb = worst = 0.0
     equal = True
     for x, y in zip(float_pieces(left, name), float_pieces(right, name)):
-        equal &= x.tobytes() == y.tobytes()
+        equal &= (x.tobytes() == y.tobytes() if same_dtype
+                  else np.array_equal(x, y, equal_nan=True))
         x, y = x.astype("f8"), y.astype("f8")
         dot, aa, bb = dot + float(x @ y), aa + float(x @ x), bb + float(y @ y)
         worst = max(worst, float(abs(x - y).max(initial=0.0)))
