@@ -106,7 +106,7 @@ def test_lying_integers_are_refused_in_little_memory(tmp_path):
         from aprnb.formats.apr import read_apr
         resource.setrlimit(resource.RLIMIT_AS, (512 << 20, 512 << 20))
         blob = open("small.apr", "rb").read()
-        refused = same = 0
+        judged = 0
         for at, kind in {fields!r}:
             for value in {WRAPPING!r}:
                 bad = bytearray(blob)

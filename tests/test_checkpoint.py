@@ -1,0 +1,176 @@
+"""Checkpoints: what is inside, that every verb reads them, and that failures leave the last good."""
+import json
+import math
+
+import numpy as np
+import pytest
+from corpora import small_tokenizer
+from runs import leftovers, numbers, state, train
+
+from aprnb.errors import CheckError, NonFiniteError
+from aprnb.formats.apr import read_apr
+from aprnb.formats.model_file import open_model
+from aprnb.formats.names import expected_tensors
+from aprnb.train.checkpoint import METADATA_KEYS, write_checkpoint
+from aprnb.train.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of 20 steps in epochs of 8, with a tokenizer."""
+    base = tmp_path_factory.mktemp("checkpoint")
+    (base / "tok").mkdir()
+    small_tokenizer().save(base / "tok")
+    report = train(base, tokenizer=str(base / "tok"))
+    return base, base / "run", report
+
+
+def test_each_epoch_leaves_a_checkpoint_and_the_nine_keys(run):
+    _, folder, report = run
+    assert report["epochs_completed"] == 3
+    for epoch in range(3):
+        metadata = json.loads((folder / f"ckpt/epoch-{epoch:03d}.metadata.json").read_text())
+        assert tuple(metadata) == METADATA_KEYS
+        steps = report["per_step_metrics"][8 * epoch:8 * epoch + 8]
+        losses = [r["loss_nats"] for r in steps]
+        assert metadata["train_loss"] == pytest.approx(np.mean(losses), rel=1e-12)
+        assert metadata["train_ppl"] == pytest.approx(math.exp(metadata["train_loss"]))
+        assert metadata["val_loss"] == report["val_loss_history"][epoch]
+        assert metadata["val_ppl"] == pytest.approx(math.exp(metadata["val_loss"]))
+        assert metadata["grad_norm_max"] == max(r["grad_norm"] for r in steps)
+        assert metadata["tokens_seen"] == min(20, 8 * epoch + 8) * 4 * 32
+        assert 0 < metadata["wall_seconds"] < 60
+
+
+def test_the_optimiser_digest_is_that_of_the_real_state(run):
+    import hashlib
+
+    from aprnb.backend import open_backend
+    from aprnb.model.instance import Model
+    from aprnb.train.checkpoint import restore_trainer
+    from aprnb.train.step import OptimiserSettings, Trainer
+    _, folder, _ = run
+    opened = open_model(folder / "ckpt/state-000020.apr")
+    trainer = Trainer(Model.from_file(opened, open_backend("cpu")), 4, 4, 32, OptimiserSettings())
+    restore_trainer(trainer, opened)
+    digest = hashlib.sha256()
+    for name, array in sorted(trainer.state().items()):
+        digest.update(name.encode() + array.tobytes())
+    said = [json.loads((folder / f"ckpt/epoch-{e:03d}.metadata.json").read_text())
+            ["optimizer_state_sha"] for e in range(3)]
+    assert digest.hexdigest() == said[2] and len(set(said)) == 3
+
+
+def test_a_checkpoint_holds_weights_hyper_parameters_and_tokenizer(run):
+    _, folder, report = run
+    with open_model(folder / "ckpt/epoch-002.apr") as model:
+        assert set(model.source.tensors) == set(expected_tensors(model.config))
+        assert all(t.dtype == "F32" for t in model.source.tensors.values())
+        assert "lm_head.weight" not in model.source.tensors and model.config.tied
+        assert model.tokenizer_json == small_tokenizer().text
+        metadata = model.metadata
+    assert len(metadata["tokenizer.vocabulary"]) == metadata["tokenizer.vocab_size"] == 1024
+    assert metadata["tokenizer.eos_token_id"] == 0
+    assert metadata["format"] == "aprnb-checkpoint" and metadata["checkpoint_step"] == 20
+    assert metadata["loss"] == report["final_val_loss"]
+    assert metadata["learning_rate"] == report["per_step_metrics"][-1]["lr"]
+    assert metadata["training_settings"]["batch_size"] == 4
+
+
+def test_a_state_is_a_model_too_and_has_the_weights_of_its_epoch(run):
+    _, folder, _ = run
+    with open_model(folder / "ckpt/state-000020.apr") as model, \
+            read_apr(folder / "ckpt/epoch-002.apr") as epoch:
+        for name, array in model.weights():
+            assert np.array_equal(array, epoch.array(name))
+        names = set(epoch.tensors)
+        assert set(model.source.tensors) == names | {
+            f"__training__.{kind}.{name}" for kind in "mv" for name in names}
+
+
+def test_only_two_states_stay_unless_keep_says_more(run):
+    _, folder, _ = run
+    assert sorted(p.name for p in (folder / "ckpt").glob("state-*")) == [
+        "state-000016.apr", "state-000020.apr"]
+    assert len(list((folder / "ckpt").glob("epoch-*.apr"))) == 3
+
+
+def test_keep_leaves_the_newest(tmp_path):
+    report = train(tmp_path, steps_per_epoch=4, keep=1)
+    names = sorted(p.name for p in (tmp_path / "run/ckpt").iterdir())
+    assert names == ["epoch-004.apr", "epoch-004.metadata.json", "state-000020.apr"]
+    assert report["checkpoint"].endswith("epoch-004.apr")
+
+
+def test_checkpoint_every_saves_states_between_epochs(tmp_path):
+    train(tmp_path, checkpoint_every=3, keep=20)
+    steps = [int(p.stem[6:]) for p in sorted((tmp_path / "run/ckpt").glob("state-*"))]
+    assert steps == [3, 6, 8, 9, 12, 15, 16, 18, 20]
+
+
+def test_a_model_continues_from_a_checkpoint(run):
+    base, folder, report = run
+    more = train(base, "more", init=str(folder / "ckpt/epoch-002.apr"), num_steps=4)
+    assert more["per_step_metrics"][0]["loss_nats"] < report["per_step_metrics"][0]["loss_nats"]
+    with open_model(base / "more/ckpt/epoch-000.apr") as model:
+        assert model.tokenizer_json == small_tokenizer().text
+        assert model.metadata["tokenizer.eos_token_id"] == 0
+
+
+def test_weights_that_are_not_finite_are_not_written(run, tmp_path):
+    from aprnb.backend import open_backend
+    from aprnb.model.instance import Model
+    _, folder, _ = run
+    model = Model.from_file(open_model(folder / "ckpt/epoch-002.apr"), open_backend("cpu"))
+    model.master[5] = np.nan
+    with pytest.raises(NonFiniteError, match="embed_tokens"):
+        write_checkpoint(tmp_path / "bad.apr", model, {}, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_state_is_refused_by_name(run):
+    base, folder, _ = run
+    from shutil import copytree
+    copytree(folder, base / "damaged")
+    path = base / "damaged/ckpt/state-000020.apr"
+    data = bytearray(path.read_bytes())
+    data[-1000] ^= 1
+    path.write_bytes(data)
+    from aprnb.errors import FormatError
+    with pytest.raises(FormatError, match="state-000020.apr"):
+        train(base, "damaged", resume=True)
+    path.unlink()  # what the user does then: the state before is whole
+    again = train(base, "damaged", resume=True)
+    assert numbers(again) == numbers(run[2])
+
+
+def test_a_checkpoint_is_no_state(run):
+    base, folder, _ = run
+    from shutil import copytree
+    copytree(folder, base / "swapped")
+    (base / "swapped/ckpt/epoch-002.apr").rename(base / "swapped/ckpt/state-000020.apr")
+    with pytest.raises(CheckError, match="--init"):
+        train(base, "swapped", resume=True)
+
+
+def test_foreign_files_are_never_touched(tmp_path):
+    train(tmp_path, num_steps=2)
+    kept = [tmp_path / "run/notes.txt", tmp_path / "run/ckpt/epoch-final.apr"]
+    for file in kept:
+        file.write_text("mine")
+    with pytest.raises(CheckError, match="--force"):
+        train(tmp_path, num_steps=2)
+    train(tmp_path, num_steps=2, force=True)
+    assert all(file.read_text() == "mine" for file in kept)
+
+
+def test_the_highest_number_is_the_newest_state(tmp_path):
+    (tmp_path / "ckpt").mkdir(parents=True)
+    for name in ("state-000009.apr", "state-1000000.apr", "state-999999.apr", ".state-2.x.tmp"):
+        (tmp_path / "ckpt" / name).touch()
+    assert RunFolder(tmp_path).newest_state().name == "state-1000000.apr"
+
+
+def test_no_temporary_file_stays(run):
+    assert not leftovers(run[1])
+    assert state(run[1])[1][0]["step"] == 20
