@@ -1,0 +1,97 @@
+"""aprnb run and aprnb itself: what a user types first."""
+import io
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+from shared import DATA, shared
+
+from aprnb.cli import VERBS, main
+
+LLAMA = str(DATA / "parity" / "llama-f16")
+
+
+def call(capsys, *args):
+    """(exit code, stdout, stderr) of the command line in this process."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(a) for a in args])
+    out = capsys.readouterr()
+    return caught.value.code, out.out, out.err
+
+
+def test_json_names_tokens_and_rates(capsys):
+    code, out, _ = call(capsys, "run", LLAMA, "hello", "--max-tokens", 5, "--device", "cpu",
+                        "--json")
+    report = json.loads(out)
+    assert code == 0 and report["schema"] == "aprnb-run-v1"
+    assert report["tokens"] == len(report["token_ids"]) <= 5
+    assert report["finish_reason"] in ("length", "stop")
+    assert report["prefill_tokens_per_sec"] > 0
+
+
+def test_trained_model_continues_as_pytorch_does(capsys):
+    folder = shared("data", "qwen2-py-10m")
+    import numpy as np
+    greedy = np.load(folder / "reference.npz")["greedy"][0]
+    code, out, _ = call(capsys, "run", folder, "def fib(n):\n    ", "--max-tokens", 64,
+                        "--device", "cpu", "--json")
+    assert code == 0 and json.loads(out)["token_ids"] == greedy[-64:].tolist()
+
+
+def test_prompt_from_a_file_and_from_stdin(capsys, tmp_path, monkeypatch):
+    (tmp_path / "prompt.txt").write_text("hello")
+    args = (LLAMA, "--max-tokens", 4, "--device", "cpu")
+    from_file = call(capsys, "run", *args, "--prompt-file", tmp_path / "prompt.txt")
+    assert from_file == call(capsys, "run", *args, "hello") and from_file[1].startswith("hello")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello"))
+    assert from_file == call(capsys, "run", *args, "--prompt-file", "-")
+
+
+def test_bad_input(capsys, tmp_path):
+    assert call(capsys, "run", tmp_path / "absent.apr", "x")[0] == 3
+    assert call(capsys, "run", LLAMA)[0] == 2
+    assert call(capsys, "run", LLAMA, "x", "--max-tokens", "0")[0] == 2
+    assert call(capsys, "run", LLAMA, "x", "--device", "tpu")[0] == 2
+    assert call(capsys, "run", LLAMA, "x", "--prompt-file", tmp_path / "absent.txt")[0] == 2
+    assert call(capsys, "run", LLAMA, "--prompt-file", tmp_path / "absent.txt")[0] == 3
+    assert call(capsys, "run", LLAMA, "", "--device", "cpu")[0] == 6
+    code, _, message = call(capsys, "run", LLAMA, "hello", "--max-tokens", 5000, "--device", "cpu")
+    assert code == 6 and "1024 positions" in message
+    bare = tmp_path / "bare"
+    shutil.copytree(LLAMA, bare)
+    (bare / "tokenizer.json").unlink()
+    code, _, message = call(capsys, "run", bare, "hello", "--device", "cpu")
+    assert code == 6 and "--tokenizer" in message and message.count("\n") == 1
+
+
+def test_help_of_every_verb_has_examples_and_exit_codes(capsys):
+    for verb in VERBS:
+        code, out, _ = call(capsys, verb, "--help")
+        assert code == 0, verb
+        assert "Exit codes" in out, verb
+        assert out.count(f"aprnb {verb}") >= 2, verb
+
+
+def test_help_answers_in_under_300_ms():
+    """The best of five: a busy machine must not fail what the imports do not cost."""
+    def seconds():
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "aprnb", "--help"], check=True, capture_output=True)
+        return time.perf_counter() - begin
+    assert min(seconds() for _ in range(5)) < 0.3
+
+
+def test_unknown_verbs_and_flags_are_usage_errors(capsys):
+    assert call(capsys, "trian")[0] == 2
+    assert call(capsys, "run", LLAMA, "x", "--fast")[0] == 2
+
+
+def test_an_unexpected_error_is_one_line(capsys, monkeypatch):
+    import aprnb.cli.run as verb
+    monkeypatch.setattr(verb, "read_prompt", lambda *_: 1 / 0)
+    code, _, message = call(capsys, "run", LLAMA, "x")
+    assert code == 1 and message.startswith("error: unexpected ZeroDivisionError")
+    assert message.count("\n") == 1
