@@ -55,7 +55,8 @@ def epoch_metadata(epoch, train_loss, val_loss, state_sha, wall_seconds, tokens_
     """The nine keys of epoch-NNN.metadata.json.
 
     train_loss (mean over the epoch's steps, None if all were skipped) and val_loss in nats, the
-    ppl keys e to these;  state_sha: SHA-256 of moments and step count;  tokens_seen: since the run began.
+    ppl keys e to these;  state_sha: SHA-256 of moments and step count;  tokens_seen: since the
+    run began.
     """
     values = (epoch, train_loss, val_loss, _ppl(train_loss), _ppl(val_loss), state_sha,
               wall_seconds, tokens_seen, grad_norm_max)

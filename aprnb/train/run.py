@@ -73,11 +73,13 @@ def _new(given, force):
 def _resumed(given):
     folder = RunFolder(given["run_dir"])
     config = folder.read_config()
-    if config.get("schema") != CONFIG_SCHEMA:
-        raise CheckError(f"{folder.config}: schema {config.get('schema')!r}, need {CONFIG_SCHEMA}")
-    rows = config["settings"]
-    settings, origins = resolve_resumed(given, {n: r["value"] for n, r in rows.items()},
-                                        {n: r["from"] for n, r in rows.items()})
+    try:
+        stored = {name: row["value"] for name, row in config["settings"].items()}
+        origins = {name: row["from"] for name, row in config["settings"].items()}
+        settings, origins = resolve_resumed(given, stored, origins)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckError(f"{folder.config}: was edited or is of another version: {error}; start a "
+                         "new run with --init and the newest checkpoint") from error
     return Plan(settings, origins, folder, open_model(folder.newest_state()))
 
 

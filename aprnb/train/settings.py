@@ -53,7 +53,7 @@ class Settings:
     """Steps between evaluations; an epoch is not a pass over the data."""
 
     mode: str = "from-scratch"
-    """Sets the defaults of lr, warmup_steps and max_epoch0_loss together."""
+    """Sets the defaults of lr, min_lr and warmup_steps together."""
     lr: float = 3e-4
     """Peak learning rate."""
     warmup_steps: int = 1000
@@ -124,6 +124,8 @@ class Settings:
             raise UsageError(f"{flag(name)} {getattr(self, name)}: need {need}")
 
 
+AUTOMATIC = ("device", "precision")
+PATHS = ("init", "arch", "tokenizer")
 CHOICES = {"mode": MODES, "precision": ("auto", *PRECISIONS), "schedule": SHAPES,
            "decay_on": ("matrices", "all"), "order": ("shuffled", "sequential"),
            "preflight": ("auto", "off"), "on_nonfinite": ("skip", "stop")}
@@ -143,6 +145,7 @@ def resolve(given):
     for needed in ("dataset", "run_dir"):
         if not given.get(needed):
             raise UsageError(f"{flag(needed)} is needed")
+    given = {name: value for name, value in given.items() if value is not None}
     values = {f.name: f.default for f in fields(Settings)} | given
     origins = {name: "flag" if name in given else "default" for name in values}
     mode = given.get("mode") or ("finetune" if given.get("init") else "from-scratch")
@@ -164,20 +167,22 @@ def resolve_resumed(given, stored, origins):
     given: flags used now;  stored, origins: those of the run. Errors: CheckError naming a
     setting that differs and may not.
     """
-    known = {f.name for f in fields(Settings)}
-    values = {name: value for name, value in stored.items() if name in known}
+    values = dict(stored)
     for name, value in given.items():
+        if name in AUTOMATIC and value == "auto":
+            continue  # asks for nothing: what was chosen stands
         if name not in MAY_CHANGE and not _same(name, value, values.get(name)):
             raise CheckError(f"--resume: {flag(name)} was {values.get(name)}, now it is {value}; "
                              "that would change the numbers of the run. Leave it out, or start a "
                              "new run with --init and the checkpoint")
-        values[name] = value
-    came_from = {name: "flag" if name in given and name in MAY_CHANGE else origins.get(name, "run")
-                 for name in values}
-    return Settings(**values), came_from
+        if name in MAY_CHANGE:
+            values[name], origins = value, origins | {name: "flag"}
+    return Settings(**values), origins
 
 
 def _same(name, now, then):
-    if name in ("init", "arch", "tokenizer") and now and then:
+    if name in PATHS and now and then:
         return os.path.abspath(now) == os.path.abspath(then)
+    if name == "device":
+        return now.removesuffix(":0") == then.removesuffix(":0")  # cuda is cuda:0
     return now == then

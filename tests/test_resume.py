@@ -1,0 +1,200 @@
+"""A resumed run gives, bit by bit, the numbers of one that was never interrupted."""
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import aprnb, leftovers, numbers, state, text_shards, train
+
+from aprnb.errors import CheckError, Interrupted, NotFoundError
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of 20 steps in epochs of 8, over 2.3 passes of the data, never interrupted."""
+    base = tmp_path_factory.mktemp("resume")
+    return base, train(base, "whole")
+
+
+def interrupted(base, name, after, **given):
+    """A run stopped by a real SIGINT while step `after` reports itself."""
+    def stop(record):
+        if record["step"] + 1 == after:
+            os.kill(os.getpid(), signal.SIGINT)
+    return train(base, name, stop, **given)
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_one_does_not(whole):
+    base, report = whole
+    assert numbers(train(base, "again")) == numbers(report)
+    assert numbers(train(base, "seed", seed=43)) != numbers(report)
+
+
+@pytest.mark.parametrize("after", range(1, STEPS + 1))
+def test_interrupted_after_any_step_and_resumed(whole, after):
+    """Cut points lie in warm-up (steps 1, 2), inside epochs, at their ends, before a new pass."""
+    base, report = whole
+    name = f"cut{after}"
+    first = interrupted(base, name, after)
+    assert (first["status"], first["exit_code"]) == ("INTERRUPTED", 130)
+    assert first["steps_recorded"] == after
+    assert first["checkpoint"].endswith(f"state-{after:06d}.apr")
+    second = train(base, name, resume=True)
+    assert second["status"] == "COMPLETED"
+    assert numbers(second) == numbers(report)
+    assert second["val_loss_history"] == report["val_loss_history"]
+    assert state(base / name) == state(base / "whole")
+
+
+def test_interrupted_again_and_again(whole):
+    base, report = whole
+    interrupted(base, "often", 3)
+    for after in (4, 9, 16):
+        def stop(record, after=after):
+            if record["step"] + 1 == after:
+                os.kill(os.getpid(), signal.SIGTERM)
+        assert train(base, "often", stop, resume=True)["exit_code"] == 130
+    assert numbers(train(base, "often", resume=True)) == numbers(report)
+    assert state(base / "often") == state(base / "whole")
+
+
+def test_resumed_in_a_new_process(whole):
+    base, report = whole
+    interrupted(base, "process", 11)
+    result = aprnb("pretrain", "--run-dir", base / "process", "--resume", "--json")
+    assert result.returncode == 0, result.stderr
+    assert numbers(json.loads(result.stdout)) == numbers(report)
+    assert state(base / "process") == state(base / "whole")
+
+
+def test_a_step_count_that_starts_again_is_seen(whole, monkeypatch):
+    """Planted fault 24: Adam's step count is lost at resume; the numbers and a gate show it."""
+    from aprnb.train import run
+    base, report = whole
+    interrupted(base, "fault", 11)
+
+    def restore_without_step(trainer, opened, real=run.restore_trainer):
+        real(trainer, opened)
+        trainer.step = 0
+    monkeypatch.setattr(run, "restore_trainer", restore_without_step)
+    again = train(base, "fault", resume=True)
+    assert numbers(again)[:12] == numbers(report)[:12]
+    assert numbers(again)[12] != numbers(report)[12]
+    assert (again["status"], again["exit_code"]) == ("ABORTED", 5)
+    assert "optimiser_updates_count 5, need 16" in again["detail"]
+
+
+def test_metrics_written_after_the_state_are_cut_and_events_are_kept(whole):
+    """As after kill -9: records and a torn line beyond the newest state."""
+    base, report = whole
+    interrupted(base, "killed", 10)
+    with open(base / "killed/metrics.jsonl", "a") as file:
+        file.write('{"step": 10, "loss_nats": 1.0}\n{"step": 11, "lo')
+    with open(base / "killed/events.jsonl", "a") as file:
+        file.write('{"event": "torn')
+    (base / "killed/ckpt/.state-000011.apr.abcd.tmp").write_bytes(b"half")
+    assert numbers(train(base, "killed", resume=True)) == numbers(report)
+    assert not leftovers(base / "killed")
+    events = [json.loads(line) for line in open(base / "killed/events.jsonl")]
+    assert [e["event"] for e in events if e["event"] in ("start", "resume", "end")] == [
+        "start", "end", "resume", "end"]
+
+
+def test_resuming_a_finished_run_reports_it_again(whole):
+    base, report = whole
+    train(base, "finished")
+    again = train(base, "finished", resume=True)
+    assert numbers(again) == numbers(report) and again["status"] == "COMPLETED"
+
+
+def test_more_steps_can_be_added(whole):
+    base, report = whole
+    train(base, "longer", schedule="constant", warmup_steps=0)
+    longer = train(base, "longer", resume=True, num_steps=30)
+    straight = train(base, "straight", schedule="constant", warmup_steps=0, num_steps=30)
+    assert numbers(longer) == numbers(straight)
+    assert longer["epochs_completed"] == 5  # 8, 8, 4 and then 8, 2
+
+
+# ---------------------------------------------------------------- refusals
+
+@pytest.mark.parametrize("given, word", [
+    ({"lr": 1e-4}, "--lr was 0.003"), ({"seed": 1}, "--seed"), ({"batch_size": 2}, "--batch-size"),
+    ({"num_steps": 3}, "11 steps are done")])
+def test_settings_that_would_change_the_numbers(whole, given, word):
+    base, _ = whole
+    if not (base / "refused").exists():
+        interrupted(base, "refused", 11)
+    before = state(base / "refused")
+    with pytest.raises(CheckError, match=word):
+        train(base, "refused", resume=True, **given)
+    assert state(base / "refused") == before
+
+
+def test_other_data_are_refused_and_moved_data_are_not(whole):
+    base, report = whole
+    interrupted(base, "moved", 5)
+    text_shards(base / "other", 5_000)
+    with pytest.raises(CheckError, match="not those that the run began with"):
+        train(base, "moved", resume=True, dataset=str(base / "other"))
+    text_shards(base / "copy")
+    again = train(base, "moved", resume=True, dataset=str(base / "copy"))
+    assert numbers(again) == numbers(report)
+
+
+def test_nothing_to_resume(tmp_path):
+    with pytest.raises(NotFoundError, match="config.json"):
+        train(tmp_path, "absent", resume=True)
+    train(tmp_path, "stateless", num_steps=2)
+    for file in (tmp_path / "stateless/ckpt").glob("state-*"):
+        file.unlink()
+    with pytest.raises(CheckError, match="--force"):
+        train(tmp_path, "stateless", resume=True)
+
+
+# ---------------------------------------------------------------- interrupts and crashes
+
+def test_a_second_signal_stops_in_the_middle_of_a_write_and_leaves_nothing_half(whole,
+                                                                                monkeypatch):
+    base, report = whole
+    interrupted(base, "twice", 6)
+
+    def first(record):
+        if record["step"] + 1 == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+            monkeypatch.setattr(os, "replace", second)
+
+    def second(*paths):
+        monkeypatch.undo()
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second signal did not stop the write")
+    with pytest.raises(Interrupted, match="twice"):
+        train(base, "twice", first, resume=True)
+    assert not leftovers(base / "twice")
+    assert [p.name for p in (base / "twice/ckpt").iterdir()] == ["state-000006.apr"]
+    assert numbers(train(base, "twice", resume=True)) == numbers(report)
+
+
+def test_handlers_are_put_back(whole):
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_kill_9_before_every_durable_call(tmp_path):
+    """Every fsync, rename, unlink and truncation of a run: no torn file, the same numbers."""
+    script = Path(__file__).with_name("crash_points.py")
+    result = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True,
+                            timeout=300, env={**os.environ, "PYTHONHASHSEED": "0"})
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(rows) > 30
+    for row in rows:
+        assert row["status"] == -signal.SIGKILL and not row["torn"] and not row["left"], row
+        assert row["same"] in (True, None), row
+    saved = [row["state"] for row in rows]
+    assert saved == sorted(saved), "a committed state was lost"
+    assert sum(saved) > 10
