@@ -1,0 +1,105 @@
+"""The one door to the CUDA compiler and the driver: no other file imports numba.
+
+A change of compiler (numba-cuda is in maintenance) touches this file and cast.py's intrinsics.
+With NUMBA_ENABLE_CUDASIM=1 the same kernels run in numba's simulator, one Python thread for each
+CUDA thread. Kernels name the module `cuda`: that is the name which the simulator replaces.
+"""
+from dataclasses import dataclass
+from typing import Callable
+
+import numpy as np
+from numba import cuda
+from numba.core import config
+from numba.cuda import types
+
+SIMULATOR = bool(config.ENABLE_CUDASIM)
+if not SIMULATOR:
+    from numba.cuda.extending import intrinsic  # noqa: F401  cast.py builds on these two
+    from numba.cuda.typing import signature  # noqa: F401
+ALIGNMENT = None if SIMULATOR else 16  # bytes, of shared arrays: lets four floats move in one load
+float32 = np.float32  # a type to the compiler, arithmetic in the simulator
+
+TYPES = {"f": types.float32, "i": types.int32, "n": types.int64, "b": types.boolean,
+         "h": types.bfloat16}
+catalogue = []  # every kernel, in order of definition: what the compile lane compiles
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kernel and what the compile lane holds it to."""
+
+    name: str
+    function: Callable
+    signatures: tuple[str, ...]
+    registers: int
+    """Most registers a thread may use, on any architecture and for any signature."""
+    launch_bounds: tuple[int, int]
+    """(threads a block has at most, blocks a multiprocessor should hold at least)."""
+
+
+def kernel(*signatures, registers, threads, blocks=1, name=None):
+    """Decorator: compile the function as a kernel and enter it in the catalogue.
+
+    A signature lists the argument types: f float32, h bfloat16, s storage (once as f, once as h),
+    i int32, n int64, b bool; a digit behind it is the number of dimensions of a C-contiguous
+    array. "s2 f1 s2 s1 f" is rmsnorm_forward(y, rstd, x, w, eps).
+    """
+    def decorate(function):
+        expanded = tuple(s.replace("s", storage) for s in signatures
+                         for storage in ("fh" if "s" in s else "-"))
+        catalogue.append(Entry(name or function.__name__, function, expanded, registers,
+                               (threads, blocks)))
+        if SIMULATOR:
+            return cuda.jit(function)
+        return cuda.jit(launch_bounds=(threads, blocks))(function)
+    return decorate
+
+
+def device(function):
+    """Decorator: a device function, inlined so that it also compiles without a driver."""
+    return cuda.jit(device=True, inline="always")(function)
+
+
+def argument_types(signature):
+    """The compiler's types of one catalogue signature."""
+    return tuple(types.Array(TYPES[word[0]], int(word[1]), "C") if len(word) == 2
+                 else TYPES[word] for word in signature.split())
+
+
+def compile_to_ltoir(entry, signature, capability):
+    """LTO-IR of one kernel; needs the compiler wheels but no driver and no GPU.
+
+    capability: (8, 0) or (9, 0, "a")
+    """
+    code, _ = cuda.compile(entry.function, types.void(*argument_types(signature)),
+                           cc=capability, output="ltoir", abi="numba", device=False,
+                           launch_bounds=entry.launch_bounds)
+    return code
+
+
+# ---------------------------------------------------------------- driver
+
+def unusable_reason(index):
+    """Why GPU `index` cannot be used, in one line, or None when it can."""
+    if not cuda.is_available():
+        error = cuda.cuda_error() if not SIMULATOR else None
+        return "no CUDA driver or GPU found" + (f" ({_one_line(error)})" if error else "")
+    count = len(cuda.gpus)
+    return None if index < count else f"there are only {count} CUDA GPUs, counted from 0"
+
+
+def fill_bytes(array, byte, stream):
+    """Set every byte of a device array, enqueued on the stream."""
+    if SIMULATOR:
+        array.copy_to_device(np.full(array.nbytes, byte, np.uint8).view(array.dtype))
+    else:
+        cuda.cudadrv.driver.device_memset(array, byte, array.nbytes, stream)
+
+
+def is_out_of_memory(error):
+    """Whether an exception of an allocation says that the device memory is full."""
+    return "OUT_OF_MEMORY" in str(error)
+
+
+def _one_line(error):
+    return " ".join(str(error).split())
