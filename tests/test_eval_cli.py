@@ -1,0 +1,127 @@
+"""`aprnb eval`: losses equal those of another framework, bits per byte by hand, refusals."""
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+from corpora import small_tokenizer, stdlib_ids
+from runs import SEQ, aprnb, aprnb_here, refused, shards, text_shards, train
+from shared import shared
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A folder with a trained small model: checkpoints with (run) and without a tokenizer (bare)."""
+    folder = tmp_path_factory.mktemp("eval")
+    (folder / "tok").mkdir()
+    small_tokenizer().save(folder / "tok")
+    text_shards(folder / "data")
+    train(folder, tokenizer=str(folder / "tok"), num_steps=4)
+    train(folder, "bare", num_steps=4)
+    return folder
+
+
+def evaluated(model, dataset, *more, seq=SEQ):
+    result = aprnb_here("eval", model, "--dataset", dataset, "--seq-length", seq, "--device", "cpu",
+                   "--json", *more)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def checkpoint(base, name="run"):
+    return base / name / "ckpt/epoch-000.apr"
+
+
+def test_the_report_has_the_keys_of_the_interface(base):
+    report = evaluated(checkpoint(base), base / "data")
+    assert report["schema"] == "aprnb-eval-v1"
+    assert report["windows"] == 36 and report["tokens"] == 36 * SEQ
+    assert report["ln_vocab"] == pytest.approx(math.log(1024))
+    assert report["ppl"] == pytest.approx(math.exp(report["loss_nats"]))
+
+
+def test_held_out_losses_of_the_trained_model_are_those_of_transformers(tmp_path):
+    folder = shared("data", "qwen2-py-10m")
+    reference = np.load(folder / "reference.npz")
+    shards(tmp_path / "data", reference["heldout_tokens"][:8 * 513])
+    report = evaluated(folder, tmp_path / "data", seq=512)
+    assert report["loss_nats"] == pytest.approx(reference["heldout_losses"].mean(), rel=1e-6)
+    assert report["windows"] == 8
+
+
+def test_the_loss_does_not_depend_on_the_batch_size(base):
+    losses = [evaluated(checkpoint(base), base / "data", "--batch-size", n)["loss_nats"]
+              for n in (1, 5, 36)]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
+def test_max_batches_reads_the_first_windows(base):
+    report = evaluated(checkpoint(base), base / "data", "--batch-size", 5, "--max-batches", 2)
+    assert (report["windows"], report["tokens"]) == (10, 10 * SEQ)
+    shards(base / "ten", stdlib_ids()[:10 * 33])
+    ten = evaluated(checkpoint(base), base / "ten")
+    assert ten["loss_nats"] == pytest.approx(report["loss_nats"], rel=1e-6)
+
+
+def test_bits_per_byte_counts_the_bytes_of_the_target_tokens(base):
+    report = evaluated(checkpoint(base), base / "data")
+    ids = stdlib_ids()[:1200].reshape(2, 600)[:, :18 * 33].reshape(36, 33)
+    text = "".join(small_tokenizer().decode(window[1:][window[1:] != 0]) for window in ids)
+    assert "\ufffd" not in text  # else bytes could not be counted from the text
+    bits = report["loss_nats"] * report["tokens"] / math.log(2)
+    assert report["bits_per_byte"] == pytest.approx(bits / len(text.encode()), rel=1e-12)
+
+
+def test_bits_per_byte_is_null_without_tokenizer_and_counts(base):
+    assert evaluated(checkpoint(base, "bare"), base / "data")["bits_per_byte"] is None
+
+
+def test_bits_per_byte_from_the_counts_of_the_manifest(base):
+    shards(base / "counted", stdlib_ids()[:1200], manifest=True)
+    manifest = json.loads((base / "counted/manifest.json").read_text())
+    manifest["shards"][0]["bytes"] = 3600
+    (base / "counted/manifest.json").write_text(json.dumps(manifest))
+    report = evaluated(checkpoint(base, "bare"), base / "counted")
+    assert report["bits_per_byte"] == pytest.approx(report["loss_nats"] / math.log(2) / 3)
+
+
+def test_text_mode_says_loss_beside_ln_v(base):
+    result = aprnb("eval", checkpoint(base), "--dataset", base / "data", "--seq-length", SEQ,
+                   "--device", "cpu")
+    assert result.returncode == 0
+    assert "nats per token" in result.stdout and "ln V = 6.9315" in result.stdout
+
+
+@pytest.mark.parametrize("model, dataset, seq, more, code, words", [
+    ("absent.apr", "data", SEQ, [], 3, ["absent.apr"]),
+    (None, "absent", SEQ, [], 3, ["absent"]),
+    ("cut.apr", "data", SEQ, [], 4, ["cut.apr"]),
+    (None, "short", SEQ, [], 5, ["no window"]),
+    (None, "constant", SEQ, [], 5, ["every token has id 3"]),
+    (None, "large", SEQ, [], 5, ["id 5000"]),
+    (None, "data", 65, [], 6, ["65", "64"]),
+    (None, "data", SEQ, ["--device", "cpu:0"], 2, ["--device"]),
+])
+def test_bad_input(base, tmp_path, model, dataset, seq, more, code, words):
+    (base / "cut.apr").write_bytes(checkpoint(base).read_bytes()[:-64])
+    for name, ids in (("short", [1, 2, 3]), ("constant", [3] * 500),
+                      ("large", [*stdlib_ids()[:500], 5000])):
+        if not (base / name).exists():
+            shards(base / name, ids)
+    result = aprnb_here("eval", base / model if model else checkpoint(base), "--dataset",
+                   base / dataset, "--seq-length", seq, "--device", "cpu", "--json", *more)
+    refused(result, code, *words)
+    assert result.stdout == ""
+
+
+def test_usage(base):
+    for more in (["--seq-length", "0"], ["--seq-length", "x"], ["--no-such"], []):
+        assert aprnb_here("eval", checkpoint(base), "--dataset", base / "data",
+                     *more).returncode == 2
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="there is a GPU")
+def test_a_gpu_that_is_asked_for_and_absent_is_14(base):
+    refused(aprnb("eval", checkpoint(base), "--dataset", base / "data", "--seq-length", SEQ,
+                  "--device", "cuda:1"), 14)

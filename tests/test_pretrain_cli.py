@@ -1,0 +1,446 @@
+"""`aprnb pretrain` as a user meets it: what a run leaves, statuses, refusals, full disks, signals."""
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import hf_fixture
+import numpy as np
+import pytest
+from corpora import small_tokenizer, stdlib_ids
+from runs import (SETTINGS, aprnb, aprnb_here, arch, flags, leftovers, numbers, refused, shards, text_shards,
+                  train)
+from shared import shared
+
+from aprnb.train.metrics import FIELDS
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A folder with `data`, `config.json` and the tokenizer that made the data."""
+    folder = tmp_path_factory.mktemp("pretrain")
+    text_shards(folder / "data")
+    arch(folder / "config.json")
+    (folder / "tok").mkdir()
+    small_tokenizer().save(folder / "tok")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(base):
+    """(completed process with --json, run folder) of a whole run."""
+    result = aprnb("pretrain", *flags(base, tokenizer=base / "tok"), "--json")
+    assert result.returncode == 0, result.stderr
+    return result, base / "run"
+
+
+# ---------------------------------------------------------------- a whole run
+
+def test_json_is_one_document_with_the_keys_of_the_interface(finished):
+    result, folder = finished
+    report = json.loads(result.stdout)
+    assert report["schema"] == "aprnb-pretrain-v1"
+    assert (report["status"], report["exit_code"]) == ("COMPLETED", 0)
+    assert {"detail", "final_val_loss", "val_loss_history", "epochs_completed", "steps_recorded",
+            "per_step_metrics", "run_dir", "checkpoint", "preflight"} <= report.keys()
+    assert report["epochs_completed"] == len(report["val_loss_history"]) == 3
+    assert report["final_val_loss"] == report["val_loss_history"][-1]
+    assert report == json.loads((folder / "summary.json").read_text())
+
+
+def test_records_are_those_of_metrics_jsonl_and_the_loss_falls(finished):
+    result, folder = finished
+    records = json.loads(result.stdout)["per_step_metrics"]
+    assert records == [json.loads(line) for line in open(folder / "metrics.jsonl")]
+    assert [r["step"] for r in records] == list(range(20))
+    assert all(tuple(r) == FIELDS for r in records)
+    assert records[0]["loss_nats"] == pytest.approx(math.log(1024), rel=0.02)  # random weights
+    assert records[-1]["loss_nats"] < records[0]["loss_nats"] - 0.1
+
+
+def test_the_logged_rate_is_the_schedule(finished):
+    from aprnb.train.schedule import Schedule
+    schedule = Schedule("cosine", 3e-3, 3e-3 / 10, 2, 20)
+    rates = [r["lr"] for r in json.loads(finished[0].stdout)["per_step_metrics"]]
+    assert rates == [schedule.rate(s) for s in range(20)]
+
+
+def test_the_logged_rate_is_applied(base):
+    """Fault 8. AdamW's first step moves a weight by its rate, whatever the gradient, without decay."""
+    from aprnb.backend import open_backend
+    from aprnb.formats.apr import read_apr
+    from aprnb.formats.model_file import open_model
+    from aprnb.model.instance import Model
+    report = train(base, "rate", num_steps=1, warmup_steps=2, weight_decay=0.0)
+    logged = report["per_step_metrics"][0]["lr"]
+    with open_model(report["checkpoint"]) as after, read_apr(report["checkpoint"]) as file:
+        seed = file.metadata["training_settings"]["seed"]
+        before = Model.random(after.config, open_backend("cpu"), seed).tensors()
+        moved = {name: abs(array - before[name]).max() for name, array in after.weights()}
+    assert logged == 3e-3 / 3
+    assert max(moved.values()) == pytest.approx(logged, rel=1e-3)
+
+
+def test_config_names_every_value_and_where_it_came_from(finished):
+    config = json.loads((finished[1] / "config.json").read_text())
+    rows = config["settings"]
+    assert rows["lr"] == {"value": 3e-3, "from": "flag"}
+    assert rows["beta2"] == {"value": 0.95, "from": "default"}
+    assert rows["warmup_steps"] == {"value": 2, "from": "mode default"}
+    assert rows["max_epoch0_loss"]["value"] == pytest.approx(2 * math.log(1024))
+    assert rows["micro_batch"] == {"value": 4, "from": "chosen"}
+    assert set(rows) >= set(SETTINGS) and config["device"]["name"] == "cpu"
+
+
+def test_events_tell_of_new_passes_and_checkpoints(finished):
+    events = [json.loads(line) for line in open(finished[1] / "events.jsonl")]
+    kinds = [e["event"] for e in events]
+    assert kinds[0] == "start" and kinds[-1] == "end" and kinds.count("checkpoint") == 3
+    passes = [e["pass_number"] for e in events if e["event"] == "new_pass"]
+    assert passes == [1, 2]
+    data = next(e for e in events if e["event"] == "data")
+    assert data["train_windows"] + data["val_windows"] == 2 * (600 // 33)
+    assert data["repeated_windows"] == 0
+    assert "end of the data" in finished[0].stderr
+
+
+def test_the_picture_is_xml_with_a_point_a_step_and_one_an_epoch(finished):
+    root = ET.parse(finished[1] / "loss.svg").getroot()
+    lines = {e.get("id"): len(e.get("points").split())
+             for e in root.iter("{http://www.w3.org/2000/svg}polyline")}
+    assert lines == {"train": 20, "validation": 3}
+
+
+def test_the_start_says_configuration_device_and_ln_v(finished):
+    said = finished[0].stderr
+    for words in ("lr 0.003 (flag)", "warmup_steps 2 (mode default)", "cpu, fp32",
+                  "ln V = 6.9315", "step     1/20 | loss", "tok/s", "under-trained"):
+        assert words in said, words
+
+
+def test_text_mode_ends_with_the_files(base):
+    result = aprnb("pretrain", *flags(base, "text", num_steps=2))
+    assert result.returncode == 0
+    assert "COMPLETED: 2 steps" in result.stdout and str(base / "text/loss.svg") in result.stdout
+    quiet = aprnb_here("pretrain", *flags(base, "quiet", num_steps=2), "--quiet")
+    assert "COMPLETED" in quiet.stdout and "step " not in quiet.stdout
+
+
+def test_the_checkpoint_speaks_and_is_evaluated(base, finished):
+    checkpoint = finished[1] / "ckpt/epoch-002.apr"
+    result = aprnb("run", checkpoint, "import", "--max-tokens", 4, "--device", "cpu", "--json")
+    assert result.returncode == 0 and json.loads(result.stdout)["tokens"]
+
+
+def test_the_loss_does_not_depend_on_the_micro_batch(base, finished):
+    whole = json.loads(finished[0].stdout)["per_step_metrics"]
+    cut = train(base, "micro", micro_batch=1, num_steps=5, warmup_steps=2, schedule="constant")
+    ref = train(base, "ref", micro_batch=4, num_steps=5, warmup_steps=2, schedule="constant")
+    losses = [[r["loss_nats"] for r in report["per_step_metrics"]] for report in (cut, ref)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[1][0] == whole[0]["loss_nats"]
+
+
+def test_the_judged_trajectory(tmp_path):
+    """20 AdamW steps of the trained 10M checkpoint, as PyTorch took them."""
+    folder = shared("data", "qwen2-py-10m")
+    reference = np.load(folder / "reference.npz")
+    held_out = reference["heldout_tokens"]
+    shards(tmp_path / "data", held_out[:8 * 513].reshape(8, 513)[:, :256].reshape(-1))
+    shards(tmp_path / "val", held_out[8 * 513:8 * 513 + 4 * 256])
+    assert aprnb("import", folder, "-o", tmp_path / "x.apr").returncode == 0
+    result = aprnb("pretrain", "--init", tmp_path / "x.apr", "--dataset", tmp_path / "data",
+                   "--run-dir", tmp_path / "run", "--order", "sequential", "--seq-length", 255,
+                   "--batch-size", 2, "--num-steps", 20, "--lr", "3e-4", "--schedule", "constant",
+                   "--warmup-steps", 0, "--beta2", 0.95, "--weight-decay", 0.1, "--decay-on",
+                   "all", "--grad-clip", 1.0, "--val-shard", tmp_path / "val", "--val-batches", 1,
+                   "--device", "cpu", "--json")
+    assert result.returncode == 0, result.stderr
+    records = json.loads(result.stdout)["per_step_metrics"]
+    assert [r["loss_nats"] for r in records] == pytest.approx(reference["traj_loss"], rel=1e-3)
+    assert [r["grad_norm"] for r in records] == pytest.approx(reference["traj_gradnorm"], rel=1e-3)
+    assert {r["lr"] for r in records} == {3e-4}
+
+
+# ---------------------------------------------------------------- how runs end
+
+def test_a_target_that_holds_converges_and_one_that_is_missed_does_not(base):
+    held = aprnb_here("pretrain", *flags(base, "held", num_steps=2, target_val_loss=9), "--json")
+    assert (held.returncode, json.loads(held.stdout)["status"]) == (0, "CONVERGED")
+    missed = aprnb_here("pretrain", *flags(base, "missed", num_steps=2, target_val_loss=2.2), "--json")
+    report = json.loads(missed.stdout)
+    assert (missed.returncode, report["status"]) == (5, "COMPLETED")
+    assert "GATE-TRAIN-003 FAILED" in report["detail"] and "2.2" in report["detail"]
+
+
+def test_a_first_validation_above_its_limit_is_divergence(base):
+    report = train(base, "diverged", max_epoch0_loss=0.5)
+    assert (report["status"], report["exit_code"]) == ("ABORTED", 5)
+    assert report["detail"].startswith("DIVERGENCE at epoch 0")
+    assert report["epochs_completed"] == 0 and report["steps_recorded"] == 8
+    assert not list((base / "diverged/ckpt").iterdir())
+
+
+def test_patience_stops_early_with_success(base):
+    report = train(base, "patience", lr=1e-12, min_lr=0.0, patience=1, steps_per_epoch=2,
+                   schedule="constant", weight_decay=0.0)
+    assert (report["status"], report["exit_code"]) == ("EARLY_STOP", 0)
+    assert report["epochs_completed"] == 4  # never before epoch 3
+
+
+def test_a_rate_that_ruins_the_weights_stops_after_three_skipped_steps(base):
+    report = train(base, "ruined", lr=1e30, min_lr=1e30, schedule="constant", warmup_steps=0)
+    assert (report["status"], report["exit_code"]) == ("ABORTED", 8)
+    assert "3 steps in a row" in report["detail"]
+    assert report["steps_recorded"] == len(report["per_step_metrics"]) < 8
+    events = [json.loads(line) for line in open(base / "ruined/events.jsonl")]
+    assert [e["in_a_row"] for e in events if e["event"] == "skipped"] == [1, 2, 3]
+    stopped = train(base, "stopped", lr=1e30, min_lr=1e30, schedule="constant", warmup_steps=0,
+                    on_nonfinite="stop")
+    assert stopped["exit_code"] == 8 and "3 steps in a row" not in stopped["detail"]
+
+
+@pytest.mark.parametrize("bad", [(math.nan, 1.0), (2.0, math.inf), (math.inf, 1.0), (2.0, math.nan),
+                                 (2.0, 0.0)])
+def test_one_bad_step_is_skipped_and_changes_nothing(base, monkeypatch, bad):
+    """A planted fault: step 3 reports a loss or norm that gate 007 must refuse."""
+    from aprnb.train import run
+    digests = {}
+
+    class Faulty(run.Trainer):
+        calls = 0
+
+        def gradients(self, inputs, targets):
+            out = super().gradients(inputs, targets)
+            self.calls += 1
+            digests[self.calls] = (self.state_digest(), self.model.master.tobytes())
+            return bad if self.calls == 4 else out
+    monkeypatch.setattr(run, "Trainer", Faulty)
+    report = train(base, "skip", num_steps=6, force=True)
+    assert report["status"] == "COMPLETED" and report["exit_code"] == 0
+    assert [r["step"] for r in report["per_step_metrics"]] == [0, 1, 2, 4, 5]
+    assert digests[4] == digests[5] != digests[6]
+
+
+def test_a_model_worse_than_a_guess_is_warned_about(base, tmp_path):
+    rng = np.random.default_rng(1)
+    tensors = hf_fixture.tensors(dtype="F32")
+    tensors["model.embed_tokens.weight"] = rng.normal(size=(272, 16)).astype(np.float32)
+    folder = hf_fixture.folder(tmp_path / "model", tensors, hf_fixture.config(), tokenizer=False)
+    ids = stdlib_ids()[:6000] % 272
+    shards(tmp_path / "data", ids)
+    result = aprnb_here("pretrain", *flags(tmp_path, num_steps=2, arch=None, init=folder,
+                                      max_epoch0_loss=30))
+    assert result.returncode == 0, result.stderr
+    assert "is not below ln V = 5.6058" in result.stderr
+
+
+# ---------------------------------------------------------------- refusals
+
+def test_usage_errors_are_2_and_leave_nothing(base):
+    for extra in (["--schedule", "step"], ["--num-steps", "many"], ["--lr", "-1"],
+                  ["--no-such-flag"], ["--micro-batch", "3"], ["--device", "gpu"],
+                  ["--micro-batch", "some"], ["--resume", "--force"]):
+        result = aprnb_here("pretrain", *flags(base, "usage"), *extra)
+        assert result.returncode == 2 and "Traceback" not in result.stderr, extra
+    result = aprnb_here("pretrain", *flags(base, "usage", arch=None))
+    refused(result, 2, "--init", "--arch")
+    assert not (base / "usage").exists()
+
+
+@pytest.mark.parametrize("given, code, words", [
+    ({"dataset": "absent"}, 3, ["absent"]),
+    ({"arch": None, "init": "absent.apr"}, 3, ["absent.apr"]),
+    ({"tokenizer": "absent.json"}, 3, ["absent.json"]),
+    ({"val_shard": "absent"}, 3, ["absent"]),
+    ({"arch": "absent.json"}, 3, ["absent.json"]),
+    ({"arch": "qwen9"}, 2, ["qwen9", "tiny"]),
+    ({"dataset": "empty"}, 5, ["empty"]),
+    ({"dataset": "one"}, 5, ["CORPUS-PREFLIGHT", "every token has id 7"]),
+    ({"dataset": "mostly"}, 5, ["CORPUS-PREFLIGHT", "at most 99%"]),
+    ({"dataset": "large"}, 5, ["CORPUS-PREFLIGHT", "token 500", "id 1024"]),
+    ({"val_shard": "large"}, 5, ["CORPUS-PREFLIGHT", "id 1024"]),
+    ({"dataset": "short"}, 5, ["no window"]),
+    ({"dataset": "odd"}, 5, ["truncated"]),
+    ({"dataset": "edited"}, 5, ["CRC-32"]),
+    ({"dataset": "foreign", "tokenizer": "tok"}, 5, ["tokenizer"]),
+    ({"batch_size": 1000}, 5, ["--batch-size"]),
+    ({"tokenizer": "tok", "arch": "small.json"}, 6, ["1024", "272"]),
+    ({"arch": "incomplete.json"}, 6, ["rms_norm_eps"]),
+    ({"seq_length": 65}, 6, ["--seq-length 65", "64"]),
+    ({"arch": None, "init": "cut.apr"}, 4, ["cut.apr"]),
+    ({"arch": None, "init": "flipped.apr"}, 4, ["flipped.apr", "checksum"]),
+    ({"arch": None, "init": "magic.apr"}, 4, ["magic.apr"]),
+    ({"tokenizer": "broken.json"}, 4, ["broken.json"]),
+])
+def test_bad_input(base, finished, bad_inputs, given, code, words):
+    values = {k: v if k in ("batch_size", "seq_length") or v in (None, "qwen9") else bad_inputs / v
+              for k, v in given.items()}
+    result = aprnb_here("pretrain", *flags(base, "refused", **values), "--json")
+    refused(result, code, *words)
+    assert result.stdout == "" and not (base / "refused").exists()
+
+
+@pytest.fixture(scope="module")
+def bad_inputs(base, finished, tmp_path_factory):
+    """One of every file that has to be refused."""
+    from aprnb.data.shards import repair_manifest
+    from aprnb.data.tokenizer import train_bpe
+    folder = tmp_path_factory.mktemp("bad")
+    ids = stdlib_ids()[:6000]
+    (folder / "empty").mkdir()
+    shards(folder / "one", np.full(3000, 7))
+    mostly = np.full(3000, 7)
+    mostly[::200] = ids[:15]
+    shards(folder / "mostly", mostly)
+    large = ids.copy()
+    large[500] = 1024
+    shards(folder / "large", large)
+    shards(folder / "short", ids[:20], ids[:30])
+    shards(folder / "odd", ids)
+    (folder / "odd/shard-00000.bin").write_bytes(ids.tobytes()[:-1])
+    shards(folder / "edited", ids, manifest=True)
+    (folder / "edited/shard-00000.bin").write_bytes(ids[::-1].tobytes())
+    shards(folder / "foreign", ids)
+    repair_manifest(folder / "foreign", train_bpe(iter(["another text " * 50]), 300))
+    (folder / "tok").symlink_to(base / "tok")
+    arch(folder / "small.json").write_text(json.dumps(hf_fixture.config(vocab_size=272)))
+    arch(folder / "incomplete.json", rms_norm_eps=None)
+    (folder / "broken.json").write_text('{"model": ')
+    good = (finished[1] / "ckpt/epoch-002.apr").read_bytes()
+    (folder / "cut.apr").write_bytes(good[:-100])
+    (folder / "flipped.apr").write_bytes(good[:-200] + bytes([good[-200] ^ 4]) + good[-199:])
+    (folder / "magic.apr").write_bytes(b"GGUF" + good[4:])
+    return folder
+
+
+def test_an_existing_run_folder_is_left_as_it_is(base, finished):
+    before = {p: p.read_bytes() for p in finished[1].rglob("*") if p.is_file()}
+    refused(aprnb_here("pretrain", *flags(base)), 5, "--resume", "--force")
+    assert {p: p.read_bytes() for p in finished[1].rglob("*") if p.is_file()} == before
+    (base / "file").write_text("mine")
+    refused(aprnb_here("pretrain", *flags(base, "file"), "--force"), 5, "is a file")
+    assert (base / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="there is a GPU")
+def test_a_gpu_that_is_asked_for_and_absent_is_14(base):
+    refused(aprnb("pretrain", *flags(base, "gpu", device="cuda")), 14)
+    assert not (base / "gpu").exists()
+
+
+def test_weights_that_are_nan_are_8(base, tmp_path):
+    tensors = hf_fixture.tensors(dtype="F32")
+    tensors["model.norm.weight"][3] = np.nan
+    folder = hf_fixture.folder(tmp_path / "model", tensors, hf_fixture.config(), tokenizer=False)
+    shards(tmp_path / "data", stdlib_ids()[:6000] % 272)
+    refused(aprnb_here("pretrain", *flags(tmp_path, arch=None, init=folder)), 8, "model.norm.weight")
+
+
+def test_repeats_and_shared_windows_only_warn(base, tmp_path):
+    ids = stdlib_ids()[:33 * 40]
+    shards(tmp_path / "data", ids, ids)
+    shards(tmp_path / "val", ids[:33 * 5])
+    result = aprnb_here("pretrain", *flags(base, "repeats", dataset=tmp_path / "data", num_steps=2,
+                                      val_shard=tmp_path / "val"))
+    assert result.returncode == 0
+    assert "40 of 80 windows repeat" in result.stderr
+    assert "5 of 5 windows of --val-shard" in result.stderr
+    events = [json.loads(line) for line in open(base / "repeats/events.jsonl")]
+    data = next(e for e in events if e["event"] == "data")
+    assert (data["repeated_windows"], data["shared_windows"]) == (40, 5)
+
+
+# ---------------------------------------------------------------- full disk, signals
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from runs import train
+def limit(record):
+    if record["step"] == 9:  # metrics.jsonl still fits, a checkpoint does not
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+from aprnb.cli import describe
+try:
+    train(Path(sys.argv[1]), at_step=limit)
+except Exception as error:
+    message, code = describe(error)
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+"""
+
+
+def intact_after_full_disk(base):
+    """The first epoch's checkpoint opens, nothing temporary is left, and the run can go on."""
+    from aprnb.formats.apr import read_apr
+    names = sorted(p.name for p in (base / "run/ckpt").iterdir())
+    assert names == ["epoch-000.apr", "epoch-000.metadata.json", "state-000008.apr"]
+    for name in (names[0], names[2]):
+        read_apr(base / "run/ckpt" / name).close()
+    assert not leftovers(base)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_7(tmp_path):
+    text_shards(tmp_path / "data")
+    arch(tmp_path / "config.json")
+    result = subprocess.run([sys.executable, "-c", LIMITED, tmp_path], text=True, timeout=120,
+                            capture_output=True, cwd=os.path.dirname(__file__))
+    refused(result, 7, "epoch-001.apr", "bytes", "last good checkpoint", "epoch-000.apr")
+    intact_after_full_disk(tmp_path)
+    whole = train(tmp_path, "whole")
+    assert numbers(train(tmp_path, resume=True)) == numbers(whole)
+
+
+def test_a_full_disk_is_7(tmp_path):
+    """A real file system that holds one epoch and one state, and half of the next."""
+    sizes = train(tmp_path, "size", num_steps=1) and sum(
+        f.stat().st_size for f in (tmp_path / "size").rglob("*.apr"))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={sizes * 5 // 4}", "tmpfs",
+                              disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        result = aprnb("pretrain", *flags(tmp_path, "disk/run"))
+        refused(result, 7, "No space left", "epoch-001.apr", "last good checkpoint")
+        intact_after_full_disk(disk)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_writes_a_state_and_ends_with_130(base, number):
+    name = f"signal{int(number)}"
+    command = [sys.executable, "-m", "aprnb", "pretrain",
+               *flags(base, name, num_steps=100_000, steps_per_epoch=100_000), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+        while not (line := p.stderr.readline()).startswith("step     3"):
+            assert line, "the run ended"
+        p.send_signal(number)
+        out, _ = p.communicate(timeout=60)
+    report = json.loads(out)
+    assert (p.returncode, report["status"]) == (130, "INTERRUPTED")
+    done = report["steps_recorded"]
+    assert 3 <= done < 100_000
+    assert os.listdir(base / name / "ckpt") == [f"state-{done:06d}.apr"]
+    more = aprnb("pretrain", "--run-dir", base / name, "--resume", "--num-steps", done + 2,
+                 "--json")
+    assert more.returncode == 0, more.stderr
+    assert json.loads(more.stdout)["steps_recorded"] == done + 2
+
+
+def test_an_interrupt_before_the_first_step_leaves_nothing(base, monkeypatch):
+    from aprnb.errors import Interrupted
+    from aprnb.train import run
+
+    def interrupted(*arguments, real=run.open_data_input):
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+    monkeypatch.setattr(run, "open_data_input", interrupted)
+    with pytest.raises(Interrupted, match="before the first step") as raised:
+        train(base, "early")
+    assert raised.value.exit_code == 130 and not (base / "early").exists()
