@@ -1,4 +1,4 @@
-"""Real text for the data tests: the running interpreter's standard library, and a small BPE of it."""
+"""Real text for the data tests: the interpreter's standard library, and a small BPE of it."""
 import sysconfig
 from functools import lru_cache
 from pathlib import Path

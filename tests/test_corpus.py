@@ -6,7 +6,7 @@ import pytest
 from corpora import small_tokenizer, stdlib_texts
 from shared import shared
 
-from aprnb.data import corpus as corpus_module
+from aprnb.data import corpus as corpus_module, cuts
 from aprnb.data.corpus import Corpus
 from aprnb.data.tokenizer import load_tokenizer
 from aprnb.errors import CheckError, MissingPackageError, NotFoundError, UsageError
@@ -116,7 +116,7 @@ def test_pieces_of_a_long_text_have_the_ids_of_the_whole(tmp_path, monkeypatch, 
     pieces = list(Corpus([tmp_path]))
     assert len(pieces) > 8 and "".join(piece.text for piece in pieces) == text
     assert [piece.opens for piece in pieces] == [True] + [False] * (len(pieces) - 1)
-    assert max(len(piece.text) for piece in pieces) <= 50_000 + corpus_module.SEARCH_CHARS
+    assert max(len(piece.text) for piece in pieces) <= 50_000 + cuts.SEARCH
     ids = small_tokenizer().encode_batch([piece.text for piece in pieces])
     assert sum(ids, []) == small_tokenizer().encode(text)
 

@@ -71,8 +71,8 @@ def test_a_shard_closes_after_the_document_that_fills_it(tmp_path, corpus, texts
     sizes += [current] if current else []
     assert [entry["tokens"] for entry in manifest["shards"]] == sizes
     assert sum(entry["documents"] for entry in manifest["shards"]) == len(texts)
-    ends = [np.fromfile(tmp_path / "out" / entry["file"], "<u4")[-1] for entry in manifest["shards"]]
-    assert set(ends) == {0}
+    for entry in manifest["shards"]:
+        assert np.fromfile(tmp_path / "out" / entry["file"], "<u4")[-1] == 0
 
 
 def test_the_manifest_carries_the_keys_of_the_reference_and_ours(tmp_path, corpus, texts):

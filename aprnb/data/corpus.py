@@ -9,18 +9,16 @@ the longest line of a .jsonl, however large the corpus.
 import codecs
 import json
 import os
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import CheckError, MissingPackageError, NotFoundError, UsageError
+from .cuts import last_cut
 
 SUFFIXES = (".jsonl", ".txt", ".py", ".parquet")
 MAX_SKIPPED = 0.01  # share of the bytes that may lie in files that are not UTF-8
 READ_BYTES = 1 << 20
 PIECE_CHARS = 1 << 24  # a longer .txt or .py is read in pieces, cut at the end of a line
-SEARCH_CHARS = 1 << 16  # how far back from there to look for the end of a line
-WORD_THEN_BREAK = re.compile(r"(?<=[^\W_])\r?\n")
 
 
 class Document(NamedTuple):
@@ -140,22 +138,11 @@ def read_pieces(file):
     with open(file, encoding="utf-8", newline="") as text:  # newline="": CRLF is kept
         opens, rest = True, ""
         while block := rest + text.read(PIECE_CHARS):
-            cut = line_end(block) if len(block) >= PIECE_CHARS else len(block)
+            cut = last_cut(block) if len(block) >= PIECE_CHARS else len(block)
             piece, rest = block[:cut], block[cut:]
             nbytes = len(piece.encode())
             yield Document(piece, nbytes, nbytes, opens)
             opens = False
-
-
-def line_end(block):
-    """Where to cut a long text: before the last line break that follows a letter or digit.
-
-    The pre-tokenisers of GPT-2, Qwen and Llama 3 all start a new word there, so the ids are those
-    of the uncut text.
-    """
-    start = max(0, len(block) - SEARCH_CHARS)
-    ends = [match.start() for match in WORD_THEN_BREAK.finditer(block, start)]
-    return ends[-1] if ends else len(block)
 
 
 def files_of(path):

@@ -9,11 +9,13 @@ style is refused as unknown.
 import hashlib
 import json
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import tokenizers
 
 from ..errors import CheckError, FormatError, NotFoundError
+from .cuts import cuttable, pieces
 
 EOS_TOKENS = ("</s>", "<|endoftext|>", "<eos>", "<|eos|>")  # the first that exists ends documents
 HEX_BYTES = {f"{byte:02x}" for byte in range(256)}
@@ -43,6 +45,7 @@ class Tokenizer:
         self.eos_token = end_of_text(spec)
         """The token that ends a document, or None."""
         self.unk_token = spec["model"].get("unk_token")
+        self._cuttable = cuttable(spec)
         self._library = build(text, where)
 
     @cached_property
@@ -69,10 +72,12 @@ class Tokenizer:
         return self._library.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts):
-        """Token ids of each text, in order."""
+        """Token ids of each text, in order; the same as `encode` gives, faster."""
+        parts = [pieces(text) if self._cuttable else [text] for text in texts]
         # "fast" leaves out character offsets, which nobody here reads: 1.2 to 1.4 times the speed
-        encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        encodings = iter(self._library.encode_batch_fast(list(chain.from_iterable(parts)),
+                                                         add_special_tokens=False))
+        return [[i for _ in part for i in next(encodings).ids] for part in parts]
 
     def decode(self, ids):
         """Text of `ids`, special tokens spelled out; bytes that are no UTF-8 become U+FFFD."""
