@@ -95,3 +95,12 @@ def test_an_unexpected_error_is_one_line(capsys, monkeypatch):
     code, _, message = call(capsys, "run", LLAMA, "x")
     assert code == 1 and message.startswith("error: unexpected ZeroDivisionError")
     assert message.count("\n") == 1
+
+
+def test_ctrl_c_is_exit_130(capsys, monkeypatch):
+    import aprnb.cli.run as verb
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(verb, "read_prompt", interrupted)
+    assert call(capsys, "run", LLAMA, "x")[0] == 130

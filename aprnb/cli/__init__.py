@@ -11,7 +11,7 @@ import sys
 import click
 
 from .. import __version__
-from ..errors import AprnbError
+from ..errors import AprnbError, Interrupted
 
 # verb -> (module under aprnb.cli, attribute, purpose)
 VERBS = {
@@ -46,6 +46,12 @@ class LazyGroup(click.Group):
             return None
         module, attribute, _ = VERBS[name]
         return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; nothing half-written was left") from None
 
     def format_commands(self, ctx, formatter):
         with formatter.section("Commands"):

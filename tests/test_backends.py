@@ -1,0 +1,127 @@
+"""The decoder on kernels against the decoder on the oracle: loss, every gradient, then training.
+
+The same functions judge the CUDA simulator (tiny shapes) and a GPU (larger, ragged ones).
+"""
+import numpy as np
+import pytest
+
+from aprnb.backend import open_backend
+from aprnb.config import ModelConfig
+from aprnb.generate.greedy import continue_greedy
+from aprnb.model.instance import Model
+from aprnb.model.stages import departure
+from aprnb.train.preflight import preflight
+from aprnb.train.step import OptimiserSettings, Trainer
+
+LANES = [pytest.param("sim", marks=pytest.mark.sim), pytest.param("gpu", marks=pytest.mark.gpu)]
+CONFIGS = {  # lane -> family -> configuration, batch, length
+    "sim": {"qwen2": (ModelConfig("qwen2", 12, 2, 2, 1, 4, 10, 19, 16, 1e4, 1e-6, True), 2, 5),
+            "llama": (ModelConfig("llama", 12, 1, 2, 1, 4, 10, 19, 16, 1e4, 1e-5, False), 2, 5)},
+    "gpu": {"qwen2": (ModelConfig("qwen2", 198, 3, 14, 2, 64, 331, 1009, 256, 1e6, 1e-6, True),
+                      2, 131),
+            "llama": (ModelConfig("llama", 256, 2, 4, 4, 128, 301, 1009, 256, 5e5, 1e-5, False),
+                      3, 65)},
+}
+# departures of loss and gradients from the float32 oracle, in units of each tensor's largest value
+LIMITS = {"fp32": 2e-5, "bf16": 0.06}
+
+
+def side(config, device, precision, batch, length):
+    model = Model.random(config, open_backend(device, precision), seed=0)
+    return Trainer(model, batch, None, length, OptimiserSettings(weight_decay=0.1))
+
+
+def batches(config, batch, length, count):
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        window = rng.integers(0, config.vocab_size, (batch, length + 1)).astype(np.int32)
+        yield window[:, :-1].copy(), window[:, 1:].copy()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+@pytest.mark.parametrize("lane", LANES)
+def test_every_gradient_tensor(lane, family, precision):
+    config, batch, length = CONFIGS[lane][family]
+    ours = side(config, "cuda", precision, batch, length)
+    twin = side(config, "cpu", "fp32", batch, length)
+    inputs, targets = next(batches(config, batch, length, 1))
+    loss, norm = ours.gradients(inputs, targets)
+    want, norm_want = twin.gradients(inputs, targets)
+    assert abs(loss / want - 1) <= LIMITS[precision] / 10
+    assert abs(norm / norm_want - 1) <= LIMITS[precision]
+    got = ours.model.table.views(ours.model.backend.download(ours.g))
+    for name in twin.model.table.tensors:
+        error = departure(got[name], twin.grads[name])
+        assert error <= LIMITS[precision], f"{name}: departs by {error:.1e} of its largest value"
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_ten_losses(lane):
+    config, batch, length = CONFIGS[lane]["qwen2"]
+    steps = 3 if lane == "sim" else 10
+    ours = side(config, "cuda", "fp32", batch, length)
+    twin = side(config, "cpu", "fp32", batch, length)
+    for inputs, targets in batches(config, batch, length, steps):
+        losses = [s.gradients(inputs, targets)[0] for s in (ours, twin)]
+        assert abs(losses[0] / losses[1] - 1) < 1e-5
+        for s in (ours, twin):
+            s.update(1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("lane", LANES)
+def test_two_runs_give_equal_bytes(lane, precision):
+    config, batch, length = CONFIGS[lane]["qwen2"]
+    steps = 1 if lane == "sim" else 5
+    digests = set()
+    for _ in range(2):
+        ours = side(config, "cuda", precision, batch, length)
+        for inputs, targets in batches(config, batch, length, steps):
+            ours.gradients(inputs, targets)
+            ours.update(1e-3)
+        digests.add(ours.state_digest())
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_overfits_one_batch(lane):
+    config, batch, length = CONFIGS[lane]["qwen2"]
+    ours = side(config, "cuda", "fp32", batch, length)
+    inputs, targets = next(batches(config, batch, length, 1))
+    first = ours.gradients(inputs, targets)[0]
+    for _ in range(4 if lane == "sim" else 80):
+        loss = ours.gradients(inputs, targets)[0]
+        ours.update(2e-2 if lane == "sim" else 2e-3)
+    assert loss < first - 0.3 if lane == "sim" else loss < 0.1
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_micro_batches_add_up(lane):
+    config, batch, length = CONFIGS[lane]["qwen2"]
+    inputs, targets = next(batches(config, batch, length, 1))
+    results = []
+    for micro in (batch, 1):
+        model = Model.random(config, open_backend("cuda", "fp32"), seed=0)
+        trainer = Trainer(model, batch, micro, length, OptimiserSettings())
+        loss = trainer.gradients(inputs, targets)[0]
+        results.append((loss, model.backend.download(trainer.g)))
+    assert abs(results[0][0] / results[1][0] - 1) < 1e-6
+    assert departure(results[1][1], results[0][1]) < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.gpu
+def test_preflight_passes_on_a_right_gpu(precision):
+    config, _, length = CONFIGS["gpu"]["qwen2"]
+    model = Model.random(config, open_backend("cuda", precision), seed=0)
+    window = np.random.default_rng(0).integers(0, config.vocab_size, length + 1).astype(np.int32)
+    assert preflight(model, window).worst_departure <= 1
+
+
+@pytest.mark.gpu
+def test_greedy_text_is_the_oracles():
+    config, _, _ = CONFIGS["gpu"]["llama"]
+    texts = [continue_greedy(Model.random(config, open_backend(device, "fp32"), 0), [1, 2, 3], 20)
+             for device in ("cpu", "cuda")]
+    assert texts[0].tokens == texts[1].tokens
