@@ -107,7 +107,7 @@ def from_hf(config, where):
     """ModelConfig from a parsed Hugging Face config.json; `where` names it in errors."""
     get = _Fields(config, where)
     family = config.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise LoadError(f"{where}: model_type {family!r} is not supported; "
                         f"supported: {', '.join(FAMILIES)}")
     _refuse_foreign_features(config, where)
@@ -135,7 +135,8 @@ def from_hf(config, where):
         rope_scaling=scaling,
         bos_token_id=config.get("bos_token_id"),
         eos_token_id=_ids(config.get("eos_token_id")),
-        initializer_range=float(config.get("initializer_range") or 0.02),
+        initializer_range=_number(config.get("initializer_range") or 0.02, "initializer_range",
+                                  where),
     )
 
 
@@ -298,6 +299,12 @@ def _number(value, name, where):
     return float(value)
 
 
+def _object(value, name, where):
+    if not isinstance(value, dict):
+        raise LoadError(f"{where}: {name} is {value!r}, need an object")
+    return value
+
+
 def _head_dim(stored, hidden, heads, where):
     if stored is not None:
         return _integer(stored, "head_dim", where)
@@ -317,7 +324,7 @@ def _json_ids(value):
 
 def _rope_from_hf(config, where):
     """(theta, scaling) from either spelling: rope_parameters (transformers 5) or the older keys."""
-    nested = config.get("rope_parameters") or {}
+    nested = _object(config.get("rope_parameters") or {}, "rope_parameters", where)
     theta = nested.get("rope_theta", config.get("rope_theta"))
     if theta is None:
         raise LoadError(f"{where}: needed field 'rope_theta' is missing (top level or under "
@@ -329,6 +336,7 @@ def _rope_from_hf(config, where):
 def _scaling(value, where):
     if not value:
         return None
+    _object(value, "rope_scaling", where)
     kind = value.get("rope_type", value.get("type", "default"))
     if kind == "default":
         return None
@@ -346,7 +354,8 @@ def _refuse_foreign_features(config, where):
         wrong.append(f"hidden_act {config['hidden_act']!r} (only silu)")
     if config.get("use_sliding_window"):
         wrong.append("use_sliding_window true")
-    if any(t != "full_attention" for t in config.get("layer_types") or ()):
+    layers = config.get("layer_types") or []
+    if not isinstance(layers, list) or any(t != "full_attention" for t in layers):
         wrong.append("layer_types other than full_attention")
     for flag in ("attention_bias", "mlp_bias", "quantization_config"):
         if config.get(flag):

@@ -1,4 +1,4 @@
-"""An APR v2 file put together byte by byte, independent of the package, so that rules can be broken."""
+"""An APR v2 file put together byte by byte, without the package, so that rules can be broken."""
 import json
 import struct
 import zlib

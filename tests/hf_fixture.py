@@ -1,4 +1,4 @@
-"""Small Hugging Face folders, written with the `safetensors` package rather than with our writer."""
+"""Small Hugging Face folders, written with the `safetensors` package, not with our writer."""
 import json
 import shutil
 

@@ -184,6 +184,8 @@ def test_tied_placeholder_shared_empty_offsets_and_falling_offsets_are_accepted(
                entry("d", 7, (), 128, 1), entry("lm_head.weight", 0, (2, 2), 0, 0)]
     file = opened(tmp_path, build(entries, bytes(192), {"tied_embeddings": True}))
     assert file.tensors["lm_head.weight"].is_placeholder
+    with pytest.raises(FormatError, match="no bytes"):
+        file.array("lm_head.weight")
     assert file.array("c").shape == (0, 4) and file.array("d").shape == ()
 
 

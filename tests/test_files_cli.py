@@ -1,4 +1,4 @@
-"""The verbs on files as a user meets them: one message, the right exit code, nothing left behind."""
+"""The verbs on files as a user meets them: one message, its exit code, nothing left behind."""
 import errno
 import json
 import os
@@ -160,7 +160,7 @@ def test_full_disk_is_exit_7_and_leaves_nothing(place):
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
 def test_every_failing_call_leaves_the_old_file_and_no_other(error, tmp_path, monkeypatch):
-    """write, fsync, rename and fsync of the folder fail in turn, at call 1, 2, ... until none does."""
+    """fsync, rename and fsync of the folder fail in turn, at call 1, 2, ... until none does."""
     path = tmp_path / "m.apr"
     write_apr(path, {}, {"a": np.zeros(3, np.float32)})
     old = path.read_bytes()

@@ -196,6 +196,21 @@ def test_against_names_every_kind_of_difference(tmp_path):
     assert "lm_head.weight" in tensor_stats(tmp_path / "m.apr", against=source)["against"]["extra"]
 
 
+@pytest.mark.parametrize("kind", ["mismatched", "missing", "extra"])
+def test_one_difference_of_any_kind_is_not_clean(kind, tmp_path):
+    arrays = hf.tensors(dtype="F32")
+    source = hf.folder(tmp_path / "s", arrays, hf.config())
+    if kind == "mismatched":
+        arrays["model.norm.weight"] = -arrays["model.norm.weight"]
+    elif kind == "missing":
+        del arrays["model.norm.weight"]
+    else:
+        arrays["surprise"] = np.zeros(3, np.float32)
+    write_apr(tmp_path / "m.apr", {}, arrays)
+    got = tensor_stats(tmp_path / "m.apr", against=source)["against"]
+    assert len(got[kind]) == 1 and not got["clean"]
+
+
 def test_filter_applies_to_both_sides(tmp_path):
     source = hf.folder(tmp_path / "s", hf.tensors(), hf.config())
     import_model(source, tmp_path / "m.apr")

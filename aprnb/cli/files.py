@@ -65,7 +65,7 @@ Examples:
   aprnb export run/ckpt/epoch-003.apr -o folder --dtype BF16 --shard-size 2GB
 \b
 Exit codes: 0 exported; 2 usage; 3 model missing; 4 model damaged; 5 output exists, or holds
-foreign files; 6 no hyper-parameters in the model; 7 disk full; 8 value beyond the dtype's range.""")
+foreign files; 6 no hyper-parameters in the model; 7 disk full; 8 value beyond the dtype.""")
 @click.argument("model")
 @click.option("-o", "--output", required=True, metavar="DIR", help="Folder to write.")
 @click.option("--dtype", type=DTYPES, default="keep", show_default=True,
@@ -138,6 +138,7 @@ def tensor_stats(model, pattern, first, against, as_json):
 
 
 def _stats_lines(report):
+    """A line a tensor, then what stands out."""
     for r in report["tensors"]:
         figures = "  ".join(f"{k} {'-' if r[k] is None else format(r[k], '.4g')}"
                             for k in ("mean", "std", "min", "max"))
@@ -146,12 +147,13 @@ def _stats_lines(report):
         yield f"{r['name']:<52} {r['dtype']:<5} {str(r['shape']):<16} {figures}{match}{flags}"
     if report["suspect"]:
         yield f"suspect: {report['suspect']}"
-    for kind, names in (report["against"] or {}).items():
-        if isinstance(names, list) and names:
-            yield f"{kind}: " + ", ".join(n if isinstance(n, str) else f"{n['name']} ({n['reason']})"
-                                          for n in names)
-    if report["against"]:
-        yield f"{report['against']['matched']} tensors equal {report['against']['source']}"
+    compared = report["against"]
+    if compared:
+        yield from (f"mismatched: {m['name']}: {m['reason']}" for m in compared["mismatched"])
+        for kind in ("missing", "extra", "synthesised", "left_out", "passed_over"):
+            if compared[kind]:
+                yield f"{kind}: {', '.join(compared[kind])}"
+        yield f"{compared['matched']} tensors equal {compared['source']}"
 
 
 @click.command(epilog="""\b

@@ -99,6 +99,7 @@ def parse_header(head, path):
 
 
 def _check_flags(flags, path):
+    """Refuse column-major payloads and any that are compressed or encrypted."""
     if flags & COLUMN_MAJOR:
         raise ColumnMajorLayout(f"{path}: flags 0x{flags:04x} say column-major, need row-major")
     if flags & UNREADABLE:
@@ -145,10 +146,12 @@ def parse_metadata(raw, where, error=MetadataError):
 
 
 def _no_constant(name):
+    """json hook: NaN and Infinity are Python's own additions."""
     raise ValueError(f"{name} is not JSON")
 
 
 def _finite(text):
+    """json hook: a number too large for a double would silently become infinite."""
     value = float(text)
     if value in (float("inf"), float("-inf")):
         raise ValueError(f"number {text[:40]} is out of range")
@@ -177,6 +180,7 @@ def _parse_index(view, count, path):
 
 
 def _parse_entry(view, at, path):
+    """(name bytes, TensorEntry, position after it); struct.error where the bytes end."""
     (length,) = struct.unpack_from("<H", view, at)
     (raw,) = struct.unpack_from(f"{length}s", view, at + 2)
     at += 2 + length
@@ -194,6 +198,7 @@ def _parse_entry(view, at, path):
 
 
 def _tensor_name(raw, path):
+    """Names are shown and compared, so they have to be text without control characters."""
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -206,6 +211,7 @@ def _tensor_name(raw, path):
 # ---------------------------------------------------------------- extents
 
 def _check_extents(tensors, metadata, data_offset, length, path):
+    """Every payload aligned, inside the file, of the size its shape says, and its own."""
     room = length - FOOTER.size - data_offset
     if room < 0:
         raise TruncatedData(f"{path}: data begin at byte {data_offset}, the file holds {length} "
@@ -232,10 +238,12 @@ def _is_tied_placeholder(entry, metadata):
 
 
 def _by_offset(tensors):
+    """Entries that own bytes, in file order, which need not be index order."""
     return sorted((t for t in tensors.values() if t.nbytes), key=lambda t: t.offset)
 
 
 def _check_overlaps(tensors, path):
+    """Neighbours in file order suffice; empty payloads own nothing."""
     ordered = _by_offset(tensors)
     for before, after in zip(ordered, ordered[1:]):
         if before.offset + before.nbytes > after.offset:
@@ -266,7 +274,7 @@ def _check_heads(tensors, metadata, path):
                 raise HeadShapeError(f"{path}: {pair[letter].name} has {rows} rows, which {key} "
                                      f"{heads} does not divide")
             quotients[letter] = rows // heads
-        if stored is not None:
+        if isinstance(stored, int):
             quotients["stored"] = stored
         if len(set(quotients.values())) > 1:
             raise HeadShapeError(f"{path}: {name}: head_dim by rows and head counts: {quotients}; "
@@ -292,6 +300,7 @@ def _check_footer(file, length, path):
 
 
 def _gaps_between_payloads(tensors, data_offset, length):
+    """Byte ranges of the file that no payload covers, from data to footer."""
     gaps, at = [], data_offset
     for entry in _by_offset(tensors):
         gaps.append((at, data_offset + entry.offset))

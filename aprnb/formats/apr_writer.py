@@ -133,6 +133,7 @@ def encode_head(metadata, plan):
 
 
 def _encode_metadata(metadata):
+    """JSON in UTF-8, as readers take it: no NaN, no lone surrogates, no spaces."""
     try:
         text = json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         raw = text.encode("utf-8")
@@ -144,6 +145,7 @@ def _encode_metadata(metadata):
 
 
 def _encode_entry(entry):
+    """One packed index entry."""
     name = entry.name.encode("utf-8")
     rank = len(entry.shape)
     return struct.pack(f"<H{len(name)}sBB{rank}QQQ", len(name), name, CODES[entry.dtype], rank,
@@ -151,4 +153,5 @@ def _encode_entry(entry):
 
 
 def _padded(raw):
+    """The bytes, and zeros to the next multiple of the alignment."""
     return raw + bytes(up(len(raw)) - len(raw))

@@ -70,6 +70,7 @@ def sync_folder(path):
 
 
 def _sync(path):
+    """fsync a file or folder by its path."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -89,6 +90,7 @@ def _swap(temporary, path):
 
 
 def _temporary_name(path):
+    """A hidden name in the same folder: rename is atomic only within a file system."""
     # random rather than the process id: containers hand out the same ids again after a crash
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
@@ -104,6 +106,7 @@ def refuse_existing(path, force):
 
 
 def _refuse_occupied(path, force, may_hold):
+    """Errors of an output folder that exists."""
     names = sorted(p.name for p in path.iterdir())
     if names and not force:
         raise CheckError(f"{path}: exists already; use --force to replace it, or another name")
@@ -114,5 +117,6 @@ def _refuse_occupied(path, force, may_hold):
 
 
 def _storage_error(path, error):
+    """The user's message for an error of the operating system."""
     return StorageError(f"{path}: cannot be written: {error.strerror or error}; nothing was left "
                         "behind; free some space or choose another folder")

@@ -1,4 +1,9 @@
-"""Import and export: Hugging Face folder -> .apr -> Hugging Face folder, payload bytes untouched."""
+"""Import and export: Hugging Face folder -> .apr -> Hugging Face folder.
+
+Payload bytes, dtypes and names are those of the source all the way round, and so are the files of
+the weights; config.json is written anew from the hyper-parameters. What stands in metadata for
+export's sake: tokenizer.json, generation_config, tokenizer_config, chat_template, source_digests.
+"""
 import hashlib
 import json
 import math
@@ -60,6 +65,7 @@ def import_model(source, output, tokenizer=None, force=False):
 
 
 def _importable(model, name):
+    """Dtype of a weight, if this engine can compute with it."""
     dtype = model.tensors[name].dtype
     if dtype not in FLOATS:
         raise LoadError(f"{model.path}: {name} is stored as {dtype}; dtypes that can be imported: "
@@ -68,6 +74,7 @@ def _importable(model, name):
 
 
 def _digest(model, name):
+    """SHA-256 and file of one source tensor; the first of the two readings."""
     sha = hashlib.sha256()
     for piece in model.chunks(name):
         sha.update(piece)
@@ -99,6 +106,7 @@ def _texts(model, config, tokenizer):
 
 
 def _tokenizer_path(model, given):
+    """The tokenizer.json to embed, or None where the source has none."""
     if given is None:
         path = model.folder / "tokenizer.json"
         return path if path.is_file() else None
@@ -140,6 +148,7 @@ def export_model(path, folder, dtype="keep", shard_size=None, force=False):
 
 
 def _exportable(model, name, dtype):
+    """Dtype in which a weight is written."""
     if dtype != "keep":
         return dtype
     stored = model.source.tensors[name].dtype
@@ -197,7 +206,13 @@ def _shards(dtypes, shapes, limit):
             for i, names in enumerate(groups, 1)}
 
 
+def _kept(metadata, key):
+    """An object that import put away, or None if the file was not made by import."""
+    return metadata[key] if isinstance(metadata.get(key), dict) else None
+
+
 def _nbytes(dtype, shape):
+    """Payload size in bytes."""
     return math.prod(shape) * FLOATS[dtype].itemsize
 
 
@@ -207,7 +222,7 @@ def _json_files(model, dtypes, shapes, shards):
     ids = {key: value for key, value in metadata.items() if key.endswith(("_token_id", "_ids"))}
     most = Counter(dtypes.values()).most_common(1)[0][0]
     files = {"config.json": to_hf(config, TORCH_DTYPE[most]),
-             "generation_config.json": metadata.get("generation_config")
+             "generation_config.json": _kept(metadata, "generation_config")
              or generation_settings(ids)}
     if list(shards) != ["model.safetensors"]:
         files[INDEX] = {
@@ -217,7 +232,7 @@ def _json_files(model, dtypes, shapes, shards):
         model.notes.append("the model holds no tokenizer.json: none is exported")
         return files
     tokens = token_ids(model.tokenizer_json, model.path)
-    settings = metadata.get("tokenizer_config") or tokenizer_settings(ids, tokens)
+    settings = _kept(metadata, "tokenizer_config") or tokenizer_settings(ids, tokens)
     template = metadata.get("chat_template")
     files["tokenizer.json"] = model.tokenizer_json
     files["tokenizer_config.json"] = settings | ({"chat_template": template} if template else {})

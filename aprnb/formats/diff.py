@@ -36,6 +36,7 @@ def _metadata(model):
 
 
 def _diff_metadata(a, b):
+    """Keys on one side only, and keys with different values."""
     return {"only_in_a": sorted(a.keys() - b.keys()), "only_in_b": sorted(b.keys() - a.keys()),
             "different": [{"key": key, "a": a[key], "b": b[key]}
                           for key in a if key in b and a[key] != b[key]]}

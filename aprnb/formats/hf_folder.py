@@ -82,6 +82,8 @@ def open_hf(path):
     path = Path(path)
     if not path.exists():
         raise NotFoundError(f"{path}: no such file or folder")
+    if path.is_file() and path.suffix != ".safetensors":
+        raise FormatError(f"{path}: is no .safetensors file; need one, or a Hugging Face folder")
     files = [path] if path.is_file() else weight_files(path)
     return HfModel(path, [read_safetensors(f) for f in files])
 
@@ -100,6 +102,7 @@ def weight_files(folder):
 
 
 def _indexed_files(folder):
+    """The files that the index names: all there, plain names, all tensors held."""
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError(f"{folder / INDEX}: weight_map is missing or no object")

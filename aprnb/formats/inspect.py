@@ -39,6 +39,7 @@ def shortened(metadata):
 
 
 def _short(value):
+    """The value, or what it is and how long."""
     if isinstance(value, str) and len(value) > LONG_TEXT:
         return f"<text of {len(value)} characters>"
     if isinstance(value, (list, dict)) and len(value) > LONG_LIST:

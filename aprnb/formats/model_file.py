@@ -190,6 +190,9 @@ def float_pieces(source, name, count=CHUNK // 4):
 
 def check_weights(source, config):
     """Notes about tensors that are passed over; LoadError unless the rest is what config needs."""
+    if config.num_layers > len(source.tensors):  # before a table of that many rows is made
+        raise LoadError(f"{source.path}: {config.num_layers} layers are claimed, the file holds "
+                        f"{len(source.tensors)} tensors in all")
     expected, notes, found = expected_tensors(config), [], {}
     buffers = [name for name in source.tensors if is_buffer(name)]
     for name, entry in source.tensors.items():

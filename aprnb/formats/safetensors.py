@@ -49,6 +49,7 @@ def read_safetensors(path):
 
 
 def _parse_header(raw, path):
+    """The header as a dict; a key that stands twice is an error."""
     def unique(pairs):
         table = dict(pairs)
         if len(table) != len(pairs):
@@ -65,6 +66,7 @@ def _parse_header(raw, path):
 
 
 def _entry(name, row, path):
+    """TensorEntry of one header row, every field judged."""
     try:
         dtype, shape, (begin, end) = row["dtype"], row["shape"], row["data_offsets"]
         sizes = [*shape, begin, end]
@@ -85,6 +87,7 @@ def _entry(name, row, path):
 
 
 def _check_coverage(tensors, room, path):
+    """Payloads side by side from the first data byte to the last."""
     at = 0
     for entry in sorted(tensors.values(), key=lambda t: (t.offset, t.nbytes)):
         if entry.offset != at:

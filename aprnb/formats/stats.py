@@ -66,6 +66,7 @@ def stats_row(model, name, first=0):
 
 
 def _json_number(value):
+    """JSON has no NaN: what is not finite is null."""
     value = float(value)
     return value if math.isfinite(value) else None
 

@@ -84,6 +84,9 @@ class TensorFile:
         if entry.dtype not in DENSE:
             raise FormatError(f"{self.path}: {name} is stored as {entry.dtype}, which is no dense "
                               "type; its values have to be decoded")
+        if entry.is_placeholder:
+            raise FormatError(f"{self.path}: {name} has a shape and no bytes; the tied head is "
+                              "the embedding")
         return self.bytes_of(name).view(DENSE[entry.dtype]).reshape(entry.shape)
 
     def values(self, name):

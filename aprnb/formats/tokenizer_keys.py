@@ -26,11 +26,14 @@ def tokenizer_keys(text, where, vocab_size):
     for token, i in tokens.items():
         vocabulary[i] = token
     model = json.loads(text)["model"]
+    merges = model.get("merges") or []
+    if not isinstance(merges, list):
+        raise LoadError(f"{where}: model.merges is no list")
     return {
         "tokenizer.vocabulary": vocabulary,
         "tokenizer.vocab_size": size,
         "tokenizer.model_type": model.get("type") or "BPE",
-        "tokenizer.merges": [_merge(m, where) for m in model.get("merges", [])],
+        "tokenizer.merges": [_merge(m, where) for m in merges],
         "tokenizer.json": text,
     }
 
@@ -53,6 +56,7 @@ def token_ids(text, where):
 
 
 def _merge(merge, where):
+    """One merge as "a b"; newer files store pairs, older ones strings."""
     pair = merge.split(" ") if isinstance(merge, str) else merge
     if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(p, str) for p in pair):
         raise LoadError(f"{where}: merge {str(merge)[:80]!r} is no pair of tokens")
@@ -80,11 +84,13 @@ def special_id_keys(config, generation, tokenizer_config, tokens):
 
 
 def _id_list(value):
+    """The ids in a value that may be an integer, a list or nonsense."""
     values = value if isinstance(value, list) else [value]
     return [v for v in values if type(v) is int and v >= 0]
 
 
 def _id_of_token(token, tokens):
+    """Id of a token given as text or as an object with its content."""
     content = token.get("content") if isinstance(token, dict) else token
     return tokens.get(content) if isinstance(content, str) else None
 

@@ -33,6 +33,7 @@ def validate(path):
 
 
 def _report(path, findings, tensors):
+    """The document; a container error outranks any content error."""
     code = max((f["exit_code"] for f in findings), default=0)
     if any(f["exit_code"] == 4 for f in findings):
         code = 4
@@ -43,10 +44,12 @@ def _report(path, findings, tensors):
 
 
 def _finding(level, exit_code, rule, message):
+    """One line of the report."""
     return {"level": level, "exit_code": exit_code, "rule": rule, "message": message}
 
 
 def _warning(rule, message):
+    """A finding that does not change the exit code."""
     return _finding("warning", 0, rule, message)
 
 
