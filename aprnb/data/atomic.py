@@ -6,6 +6,7 @@ temporary folder and any parent made for it are removed and an older output stay
 """
 import json
 import os
+import secrets
 import shutil
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -25,7 +26,7 @@ def new_folder(path, force=False, ours=()):
     path = Path(path).absolute()
     refuse_existing(path, force, ours)
     missing = [parent for parent in path.parents if not parent.exists()]
-    partial = path.parent / f".{path.name}.partial-{os.getpid()}"
+    partial = path.parent / f".{path.name}.partial-{secrets.token_hex(4)}"
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -60,7 +61,7 @@ def refuse_existing(path, force, ours):
 
 def move_into_place(partial, path):
     """Rename `partial` to `path`; a folder that stands there goes away only after that."""
-    old = path.parent / f".{path.name}.old-{os.getpid()}"
+    old = path.parent / f".{path.name}.old-{secrets.token_hex(4)}"
     if path.exists():
         path.rename(old)
     try:
@@ -91,7 +92,7 @@ def sync_one(path):
 def write_json(path, value):
     """Write `value` as indented JSON under a temporary name, then rename it to `path`."""
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
     try:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
         sync_one(partial)

@@ -126,11 +126,14 @@ def batches_of(corpus):
 
 def encode_in_order(batches, tokenizer, workers):
     """(documents, list of (n,) u32 id arrays) of each batch, in order, on `workers` threads."""
-    own = threading.local()
+    own, unclaimed = threading.local(), [tokenizer]
 
     def encode(documents):
         if not hasattr(own, "tokenizer"):
-            own.tokenizer = tokenizer.copy() if workers > 1 else tokenizer
+            try:
+                own.tokenizer = unclaimed.pop()  # the first worker takes the original
+            except IndexError:
+                own.tokenizer = tokenizer.copy()
         ids = own.tokenizer.encode_batch([document.text for document in documents])
         return documents, [np.array(each, np.uint32) for each in ids]
 

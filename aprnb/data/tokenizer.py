@@ -8,6 +8,7 @@ style is refused as unknown.
 """
 import hashlib
 import json
+from copy import copy
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -85,7 +86,9 @@ class Tokenizer:
 
     def copy(self):
         """An independent twin: the library's cache is shared state, so each thread gets its own."""
-        return Tokenizer(self.text, self.where)
+        twin = copy(self)  # what was checked and digested once is not read again
+        twin._library = build(self.text, self.where)
+        return twin
 
     def save(self, folder):
         """Write tokenizer.json (unchanged), vocab.json, merges.txt and tokenizer_config.json."""
