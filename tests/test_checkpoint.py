@@ -1,4 +1,4 @@
-"""Checkpoints: what is inside, that every verb reads them, and that failures leave the last good."""
+"""Checkpoints: what is inside, that every verb reads them, that failures leave the last good."""
 import json
 import math
 

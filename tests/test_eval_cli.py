@@ -12,7 +12,7 @@ from shared import shared
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A folder with a trained small model: checkpoints with (run) and without a tokenizer (bare)."""
+    """A folder with a trained small model, with (run) and without a tokenizer (bare)."""
     folder = tmp_path_factory.mktemp("eval")
     (folder / "tok").mkdir()
     small_tokenizer().save(folder / "tok")
@@ -65,9 +65,13 @@ def test_max_batches_reads_the_first_windows(base):
 
 
 def test_bits_per_byte_counts_the_bytes_of_the_target_tokens(base):
-    report = evaluated(checkpoint(base), base / "data")
-    ids = stdlib_ids()[:1200].reshape(2, 600)[:, :18 * 33].reshape(36, 33)
-    text = "".join(small_tokenizer().decode(window[1:][window[1:] != 0]) for window in ids)
+    ids = stdlib_ids()
+    end = int(np.flatnonzero(ids == 0)[0])  # an end of text among the targets stands for no byte
+    shards(base / "ends", ids[end - 300:end + 294])
+    windows = ids[end - 300:end + 294].reshape(18, 33)
+    report = evaluated(checkpoint(base), base / "ends")
+    assert (windows[:, 1:] == 0).any()
+    text = "".join(small_tokenizer().decode(window[1:][window[1:] != 0]) for window in windows)
     assert "\ufffd" not in text  # else bytes could not be counted from the text
     bits = report["loss_nats"] * report["tokens"] / math.log(2)
     assert report["bits_per_byte"] == pytest.approx(bits / len(text.encode()), rel=1e-12)

@@ -1,4 +1,4 @@
-"""`aprnb pretrain` as a user meets it: what a run leaves, statuses, refusals, full disks, signals."""
+"""`aprnb pretrain` as a user meets it: what a run leaves, how it ends, what it refuses."""
 import json
 import math
 import os
@@ -11,8 +11,8 @@ import hf_fixture
 import numpy as np
 import pytest
 from corpora import small_tokenizer, stdlib_ids
-from runs import (SETTINGS, aprnb, aprnb_here, arch, flags, leftovers, numbers, refused, shards, text_shards,
-                  train)
+from runs import (SETTINGS, aprnb, aprnb_here, arch, flags, leftovers, numbers, refused, shards,
+                  text_shards, train)
 from shared import shared
 
 from aprnb.train.metrics import FIELDS
@@ -69,7 +69,7 @@ def test_the_logged_rate_is_the_schedule(finished):
 
 
 def test_the_logged_rate_is_applied(base):
-    """Fault 8. AdamW's first step moves a weight by its rate, whatever the gradient, without decay."""
+    """Fault 8. AdamW's first step moves weights by its rate, whatever the gradient (no decay)."""
     from aprnb.backend import open_backend
     from aprnb.formats.apr import read_apr
     from aprnb.formats.model_file import open_model
@@ -129,6 +129,25 @@ def test_text_mode_ends_with_the_files(base):
     assert "COMPLETED" in quiet.stdout and "step " not in quiet.stdout
 
 
+def test_a_terminal_shows_a_bar(base):
+    """The stream is a pseudo-terminal of 80 columns."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "aprnb", "pretrain", *flags(base, "bar", num_steps=3)]
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE,
+                          env={**os.environ, "COLUMNS": "80", "TERM": "xterm"}) as p:
+        os.close(theirs)
+        said = b""
+        try:
+            while piece := os.read(ours, 4096):
+                said += piece
+        except OSError:  # how Linux says that the other end was closed
+            pass
+    os.close(ours)
+    assert p.returncode == 0
+    assert b"step 3/3" in said and "━".encode() in said and b"COMPLETED" in said
+    assert b"| norm" not in said  # the line of a pipe
+
+
 def test_the_checkpoint_speaks_and_is_evaluated(base, finished):
     checkpoint = finished[1] / "ckpt/epoch-002.apr"
     result = aprnb("run", checkpoint, "import", "--max-tokens", 4, "--device", "cpu", "--json")
@@ -170,7 +189,8 @@ def test_the_judged_trajectory(tmp_path):
 def test_a_target_that_holds_converges_and_one_that_is_missed_does_not(base):
     held = aprnb_here("pretrain", *flags(base, "held", num_steps=2, target_val_loss=9), "--json")
     assert (held.returncode, json.loads(held.stdout)["status"]) == (0, "CONVERGED")
-    missed = aprnb_here("pretrain", *flags(base, "missed", num_steps=2, target_val_loss=2.2), "--json")
+    missed = aprnb_here("pretrain", *flags(base, "missed", num_steps=2, target_val_loss=2.2),
+                        "--json")
     report = json.loads(missed.stdout)
     assert (missed.returncode, report["status"]) == (5, "COMPLETED")
     assert "GATE-TRAIN-003 FAILED" in report["detail"] and "2.2" in report["detail"]
@@ -203,26 +223,34 @@ def test_a_rate_that_ruins_the_weights_stops_after_three_skipped_steps(base):
     assert stopped["exit_code"] == 8 and "3 steps in a row" not in stopped["detail"]
 
 
-@pytest.mark.parametrize("bad", [(math.nan, 1.0), (2.0, math.inf), (math.inf, 1.0), (2.0, math.nan),
-                                 (2.0, 0.0)])
-def test_one_bad_step_is_skipped_and_changes_nothing(base, monkeypatch, bad):
-    """A planted fault: step 3 reports a loss or norm that gate 007 must refuse."""
+def faulty(monkeypatch, bad, calls):
+    """Plant a fault: these calls of `gradients` report `bad`; yields digests of state by call."""
     from aprnb.train import run
     digests = {}
 
     class Faulty(run.Trainer):
-        calls = 0
-
         def gradients(self, inputs, targets):
             out = super().gradients(inputs, targets)
-            self.calls += 1
-            digests[self.calls] = (self.state_digest(), self.model.master.tobytes())
-            return bad if self.calls == 4 else out
+            digests[len(digests) + 1] = (self.state_digest(), self.model.master.tobytes())
+            return bad if len(digests) in calls else out
     monkeypatch.setattr(run, "Trainer", Faulty)
+    return digests
+
+
+@pytest.mark.parametrize("bad", [(math.nan, 1.0), (2.0, math.inf), (math.inf, 1.0), (2.0, math.nan),
+                                 (2.0, 0.0)])
+def test_one_bad_step_is_skipped_and_changes_nothing(base, monkeypatch, bad):
+    digests = faulty(monkeypatch, bad, {4})
     report = train(base, "skip", num_steps=6, force=True)
     assert report["status"] == "COMPLETED" and report["exit_code"] == 0
     assert [r["step"] for r in report["per_step_metrics"]] == [0, 1, 2, 4, 5]
     assert digests[4] == digests[5] != digests[6]
+
+
+def test_only_bad_steps_in_a_row_stop_a_run(base, monkeypatch):
+    faulty(monkeypatch, (math.nan, 1.0), {2, 3, 5, 6, 8})
+    report = train(base, "scattered", num_steps=8)
+    assert report["status"] == "COMPLETED" and report["steps_recorded"] == 3
 
 
 def test_a_model_worse_than_a_guess_is_warned_about(base, tmp_path):
@@ -337,7 +365,8 @@ def test_weights_that_are_nan_are_8(base, tmp_path):
     tensors["model.norm.weight"][3] = np.nan
     folder = hf_fixture.folder(tmp_path / "model", tensors, hf_fixture.config(), tokenizer=False)
     shards(tmp_path / "data", stdlib_ids()[:6000] % 272)
-    refused(aprnb_here("pretrain", *flags(tmp_path, arch=None, init=folder)), 8, "model.norm.weight")
+    result = aprnb_here("pretrain", *flags(tmp_path, arch=None, init=folder))
+    refused(result, 8, "model.norm.weight")
 
 
 def test_repeats_and_shared_windows_only_warn(base, tmp_path):
@@ -381,6 +410,15 @@ def intact_after_full_disk(base):
     for name in (names[0], names[2]):
         read_apr(base / "run/ckpt" / name).close()
     assert not leftovers(base)
+
+
+def test_a_run_folder_that_cannot_be_begun_is_7_and_goes_away(base):
+    def limit():
+        import resource
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    result = aprnb("pretrain", *flags(base, "nested/deep/run"), preexec_fn=limit)
+    refused(result, 7, "config.json")
+    assert not (base / "nested").exists()
 
 
 def test_a_checkpoint_that_cannot_be_written_is_7(tmp_path):

@@ -63,10 +63,12 @@ def test_interrupted_again_and_again(whole):
     assert state(base / "often") == state(base / "whole")
 
 
-def test_resumed_in_a_new_process(whole):
+def test_resumed_in_a_new_process_from_another_folder(whole):
     base, report = whole
     interrupted(base, "process", 11)
-    result = aprnb("pretrain", "--run-dir", base / "process", "--resume", "--json")
+    (base / "elsewhere").mkdir()
+    result = aprnb("pretrain", "--run-dir", "../process", "--resume", "--json",
+                   cwd=base / "elsewhere")
     assert result.returncode == 0, result.stderr
     assert numbers(json.loads(result.stdout)) == numbers(report)
     assert state(base / "process") == state(base / "whole")
@@ -158,6 +160,22 @@ def test_nothing_to_resume(tmp_path):
 
 
 # ---------------------------------------------------------------- interrupts and crashes
+
+def test_a_signal_during_an_evaluation_stops_before_the_next_step(whole, monkeypatch):
+    from aprnb.train import loop
+    base, report = whole
+
+    class Interrupting(loop.Evaluator):
+        def mean(self, windows, indices):
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().mean(windows, indices)
+    monkeypatch.setattr(loop, "Evaluator", Interrupting)
+    first = train(base, "evaluating")
+    assert (first["status"], first["steps_recorded"], first["epochs_completed"]) == (
+        "INTERRUPTED", 8, 1)
+    monkeypatch.undo()
+    assert numbers(train(base, "evaluating", resume=True)) == numbers(report)
+
 
 def test_a_second_signal_stops_in_the_middle_of_a_write_and_leaves_nothing_half(whole,
                                                                                 monkeypatch):

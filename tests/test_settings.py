@@ -1,4 +1,4 @@
-"""Settings: defaults by mode, where values came from, refusals, and what a resumed run may change."""
+"""Settings: defaults by mode, where values came from, refusals, what a resumed run may change."""
 from dataclasses import asdict
 
 import pytest

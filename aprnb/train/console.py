@@ -5,7 +5,7 @@ from .evaluate import perplexity
 
 
 class Console:
-    """Lines on one stream; warnings always go to stderr."""
+    """Lines on one stream; warnings go to stderr, or above the bar while there is one."""
 
     def __init__(self, stream=None, quiet=False):
         """quiet leaves only warnings and the result."""
@@ -18,7 +18,7 @@ class Console:
 
     def warn(self, text):
         if self._bar:
-            self._bar.console.print(f"warning: {text}", markup=False, highlight=False)
+            self._above_bar(f"warning: {text}")
         else:
             print(f"warning: {text}", file=sys.stderr, flush=True)
 
@@ -30,13 +30,14 @@ class Console:
         if self.quiet:
             return
         done = record["step"] + 1
-        text = (f"loss {record['loss_nats']:.4f} | norm {record['grad_norm']:.2f} | "
-                f"lr {record['lr']:.1e} | {record['wall_ms']:.1f} ms | "
-                f"{record['tokens_per_sec']:,.0f} tok/s")
-        if self.stream.isatty():
-            self._progress(steps).update(self._task, completed=done, description=text)
+        loss, rate = f"loss {record['loss_nats']:.4f}", f"lr {record['lr']:.1e}"
+        speed = f"{record['tokens_per_sec']:,.0f} tok/s"
+        if self.stream.isatty():  # short, so that the bar fits into 80 columns
+            self._progress(steps).update(self._task, completed=done,
+                                         description=f"{loss} | {rate} | {speed}")
         else:
-            self._print(f"step {done:>5}/{steps} | {text}")
+            self._print(f"step {done:>5}/{steps} | {loss} | norm {record['grad_norm']:.2f} | "
+                        f"{rate} | {record['wall_ms']:.1f} ms | {speed}")
 
     def epoch(self, epoch, metadata, ln_vocab_nats, path):
         """The line at the end of an epoch."""
@@ -52,18 +53,20 @@ class Console:
 
     def _print(self, text):
         if self._bar:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._above_bar(text)
         else:
             print(text, file=self.stream, flush=True)
+
+    def _above_bar(self, text):
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _progress(self, steps):
         if self._bar is None:
             from rich.console import Console as Terminal
-            from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
-                                       TimeRemainingColumn)
-            self._bar = Progress(TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=24),
-                                 TextColumn("{task.description}"), TimeRemainingColumn(),
-                                 console=Terminal(file=self.stream))
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+            self._bar = Progress(TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+                                 BarColumn(bar_width=16), TextColumn("{task.description}"),
+                                 TimeRemainingColumn(), console=Terminal(file=self.stream))
             self._task = self._bar.add_task("", total=steps)
             self._bar.start()
         return self._bar

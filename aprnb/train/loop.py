@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..data.batches import BatchStream
-from ..errors import CheckError, NonFiniteError, StorageError
+from ..errors import CheckError, Interrupted, NonFiniteError, StorageError
 from ..model.instance import Model
 from . import gates
 from .checkpoint import epoch_metadata, write_checkpoint, write_state
@@ -108,16 +108,20 @@ class Loop:
                     self._end_epoch()
                 if at.step >= settings.num_steps:
                     raise self._final()
+                self._stop_if_asked()  # during the evaluation
                 self._step()
-                if self.interrupt.requested:
-                    self.save_state()
-                    raise Stop("INTERRUPTED", f"after {at.step} of {settings.num_steps} steps; "
-                               "go on with --resume", 130)
+                self._stop_if_asked()
                 if settings.checkpoint_every and at.step % settings.checkpoint_every == 0:
                     self.save_state()
         except Stop as stop:
             self.note("end", status=stop.outcome.status, detail=stop.outcome.detail)
             return stop.outcome
+
+    def _stop_if_asked(self):
+        if self.interrupt.requested:
+            self.save_state()
+            raise Stop("INTERRUPTED", f"after {self.position.step} of {self.settings.num_steps} "
+                       "steps; go on with --resume", Interrupted.exit_code)
 
     def note(self, kind, **facts):
         """Write an object of events.jsonl."""

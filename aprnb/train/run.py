@@ -3,9 +3,8 @@
 Everything that can be refused is refused before the run folder is made, in this order: settings,
 output, model, tokenizer, data (CORPUS-PREFLIGHT), device, memory, preflight.
 """
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
-from .. import __version__
 from ..backend import open_backend
 from ..data.batches import BatchStream
 from ..errors import CheckError
@@ -15,6 +14,7 @@ from .checkpoint import read_position, restore_trainer
 from .gates import default_first_limit_nats
 from .inputs import open_data_input, open_model_input
 from .interrupt import Interrupt
+from .introduce import config_json, introduce
 from .loop import Loop, Position
 from .preflight import preflight
 from .run_folder import RunFolder, write_json
@@ -23,7 +23,6 @@ from .settings import Settings, resolve, resolve_resumed
 from .step import OptimiserSettings, Trainer
 
 SCHEMA = "aprnb-pretrain-v1"
-CONFIG_SCHEMA = "aprnb-pretrain-config-v1"
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022: fewer leave a model under-trained
 
 
@@ -98,15 +97,17 @@ def _prepare(plan, console, interrupt):
     if plan.state:
         position, metrics_bytes = _restore(plan, trainer, stream, data)
     warnings = source.warnings + data.warnings + _provisioning(plan.settings, model)
-    _introduce(plan, model, data, console)
+    introduce(plan, model, data, console)
     checked = _preflight(plan.settings, model, data, console)
-    config = _config(plan, model, data)
+    config = config_json(plan, model, data)
     interrupt.arm()
-    plan.folder.go_on(config) if plan.state else plan.folder.begin(config)
+    begin = plan.folder.go_on if plan.state else plan.folder.begin
+    begin(config)
     loop = _loop(plan, model, source, trainer, stream, data, console, interrupt, position,
                  metrics_bytes)
-    _note_start(loop, plan, data, warnings)
+    _note_start(loop, data)
     for text in warnings:
+        loop.note("warning", text=text)
         console.warn(text)
     return loop, checked
 
@@ -159,6 +160,13 @@ def _loop(plan, model, source, trainer, stream, data, console, interrupt, positi
                 checkpoint=plan.state.path if plan.state else None)
 
 
+def _note_start(loop, data):
+    loop.note("resume" if loop.checkpoint else "start", device=loop.model.backend.name,
+              precision=loop.model.backend.precision, num_steps=loop.settings.num_steps)
+    loop.note("data", train_windows=len(data.train_indices), val_windows=len(data.val_indices),
+              repeated_windows=data.repeats, shared_windows=data.shared)
+
+
 def _preflight(settings, model, data, console):
     """The preflight report as a dict, or None where it does not run (on the CPU, or off)."""
     if settings.preflight == "off" or model.backend.name == "cpu":
@@ -180,55 +188,7 @@ def _provisioning(settings, model):
             "under-trained (Hoffmann et al. 2022)"]
 
 
-# ---------------------------------------------------------------- what is said and written
-
-def _introduce(plan, model, data, console):
-    """The resolved configuration, before the first step."""
-    console.note(f"model    {model.config.family}, {model.table.parameters:,} parameters, from "
-                 f"{plan.state.path if plan.state else plan.settings.init or 'random weights'}")
-    console.note(f"device   {model.backend.reason}")
-    console.note(f"data     {len(data.train_indices):,} windows of {data.train.seq_length} target "
-                 f"tokens to train on, {len(data.val_indices):,} to validate on")
-    cells = [f"{name} {_cell(value)}{'' if origin == 'default' else f' ({origin})'}"
-             for name, value, origin in _rows(plan) if name not in ("dataset", "run_dir")]
-    width = 2 + max(len(cell) for cell in cells if len(cell) < 40)
-    line = "        "
-    for cell in cells:
-        if len(line) + max(len(cell), width) > 118:
-            console.note(line.rstrip())
-            line = "        "
-        line += f" {cell:<{width}}"
-    console.note(line.rstrip())
-
-
-def _cell(value):
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _rows(plan):
-    return [(name, value, plan.origins.get(name, "default"))
-            for name, value in asdict(plan.settings).items()]
-
-
-def _config(plan, model, data):
-    """config.json: every setting with its value and where that came from."""
-    return {"schema": CONFIG_SCHEMA, "aprnb": __version__,
-            "settings": {n: {"value": v, "from": origin} for n, v, origin in _rows(plan)},
-            "device": {"name": model.backend.name, "precision": model.backend.precision,
-                       "reason": model.backend.reason},
-            "model": {**asdict(model.config), "parameters": model.table.parameters},
-            "data": {"train_windows": len(data.train_indices),
-                     "val_windows": len(data.val_indices), "fingerprint": data.fingerprint}}
-
-
-def _note_start(loop, plan, data, warnings):
-    loop.note("resume" if plan.state else "start", device=loop.model.backend.name,
-              precision=loop.model.backend.precision, num_steps=plan.settings.num_steps)
-    loop.note("data", train_windows=len(data.train_indices), val_windows=len(data.val_indices),
-              repeated_windows=data.repeats, shared_windows=data.shared)
-    for text in warnings:
-        loop.note("warning", text=text)
-
+# ---------------------------------------------------------------- after the last step
 
 def _finish(loop, outcome, checked):
     """Draw the picture, write summary.json and return it."""

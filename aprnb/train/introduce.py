@@ -1,0 +1,54 @@
+"""The resolved configuration of a run: on the screen before the first step, and as config.json."""
+import os
+from dataclasses import asdict
+
+from .. import __version__
+from ..config import PRESETS
+from .settings import PATHS
+
+SCHEMA = "aprnb-pretrain-config-v1"
+ON_LINES = ("dataset", "val_shard", "run_dir", "init", "tokenizer", "arch")  # of their own
+WIDTH = 118  # columns of the table
+
+
+def introduce(plan, model, data, console):
+    """Say model, device, data and every setting, with its origin unless that is the default."""
+    s = plan.settings
+    start = plan.state.path if plan.state else s.init or f"random weights, {s.arch}"
+    console.note(f"model    {model.config.family}, {model.table.parameters:,} parameters, {start}")
+    console.note(f"device   {model.backend.reason}")
+    console.note(f"data     {s.dataset}: {len(data.train_indices):,} windows of "
+                 f"{data.train.seq_length} target tokens to train on, {len(data.val_indices):,} "
+                 f"{'of ' + s.val_shard if s.val_shard else 'of its tail'} to validate on")
+    console.note(f"run      {s.run_dir}")
+    cells = [f"{name} {_cell(value)}{'' if origin == 'default' else f' ({origin})'}"
+             for name, value, origin in setting_rows(plan) if name not in ON_LINES]
+    width = 2 + max(map(len, cells))
+    columns = max(1, (WIDTH - 9) // width)
+    for i in range(0, len(cells), columns):
+        line = "".join(f"{cell:<{width}}" for cell in cells[i:i + columns])
+        console.note(f"{' ' * 9}{line}".rstrip())
+
+
+def config_json(plan, model, data):
+    """The object of config.json: every setting with its value and where that came from."""
+    rows = {name: {"value": value, "from": origin} for name, value, origin in setting_rows(plan)}
+    return {"schema": SCHEMA, "aprnb": __version__, "settings": rows,
+            "device": {"name": model.backend.name, "precision": model.backend.precision,
+                       "reason": model.backend.reason},
+            "model": {**asdict(model.config), "parameters": model.table.parameters},
+            "data": {"train_windows": len(data.train_indices),
+                     "val_windows": len(data.val_indices), "fingerprint": data.fingerprint}}
+
+
+def setting_rows(plan):
+    """(name, value, origin) of every setting; paths absolute, so that any folder can resume."""
+    values = asdict(plan.settings)
+    for name in ("dataset", "val_shard", *PATHS):
+        if values[name] and values[name] not in PRESETS:
+            values[name] = os.path.abspath(values[name])
+    return [(name, value, plan.origins[name]) for name, value in values.items()]
+
+
+def _cell(value):
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
