@@ -2,13 +2,15 @@
 import json
 import math
 
+import hf_fixture
 import numpy as np
 import pytest
-from corpora import small_tokenizer
-from runs import leftovers, numbers, state, train
+from corpora import small_tokenizer, stdlib_ids
+from runs import leftovers, numbers, shards, state, train
 
 from aprnb.errors import CheckError, NonFiniteError
-from aprnb.formats.apr import read_apr
+from aprnb.formats.apr import read_apr, write_apr
+from aprnb.formats.convert import import_model
 from aprnb.formats.model_file import open_model
 from aprnb.formats.names import expected_tensors
 from aprnb.train.checkpoint import METADATA_KEYS, write_checkpoint
@@ -115,6 +117,32 @@ def test_a_model_continues_from_a_checkpoint(run):
     with open_model(base / "more/ckpt/epoch-000.apr") as model:
         assert model.tokenizer_json == small_tokenizer().text
         assert model.metadata["tokenizer.eos_token_id"] == 0
+
+
+def test_texts_of_a_hugging_face_folder_travel_into_the_checkpoints(tmp_path):
+    folder = hf_fixture.folder(tmp_path / "model", hf_fixture.tensors(), hf_fixture.config())
+    (folder / "generation_config.json").write_text('{"eos_token_id": [5, 0]}')
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    shards(tmp_path / "data", stdlib_ids()[:1200] % 272)
+    report = train(tmp_path, init=str(folder), num_steps=2)
+    with open_model(report["checkpoint"]) as model:
+        assert model.metadata["tokenizer.eos_token_ids"] == [5, 0]
+        assert model.metadata["chat_template"] == "{{ messages }}"
+        assert model.tokenizer_json == (folder / "tokenizer.json").read_text()
+
+
+def test_a_tokenizer_without_its_json_travels_too(tmp_path):
+    """As in files of the reference tool, which hold vocabulary and merges only."""
+    folder = hf_fixture.folder(tmp_path / "model", hf_fixture.tensors(), hf_fixture.config())
+    import_model(folder, tmp_path / "whole.apr")
+    with read_apr(tmp_path / "whole.apr") as file:
+        metadata = {k: v for k, v in file.metadata.items() if k != "tokenizer.json"}
+        write_apr(tmp_path / "lists.apr", metadata, {n: file.array(n) for n in file.tensors})
+    shards(tmp_path / "data", stdlib_ids()[:1200] % 272)
+    report = train(tmp_path, init=str(tmp_path / "lists.apr"), num_steps=2)
+    with open_model(report["checkpoint"]) as model:
+        for key in ("tokenizer.vocabulary", "tokenizer.merges", "tokenizer.eos_token_id"):
+            assert model.metadata[key] == metadata[key]
 
 
 def test_weights_that_are_not_finite_are_not_written(run, tmp_path):
