@@ -219,6 +219,16 @@ def test_filter_applies_to_both_sides(tmp_path):
     assert report["against"]["clean"]
 
 
+def test_all_290_tensors_of_a_qwen_shape_are_named_under_another_tag(tmp_path):
+    source = hf.folder(tmp_path / "s", hf.tensors(layers=24), hf.config(num_hidden_layers=24))
+    import_model(source, tmp_path / "m.apr")
+    good = tensor_stats(tmp_path / "m.apr", against=source)["against"]
+    assert good["clean"] and good["matched"] == 290
+    report = tensor_stats(with_tag(tmp_path / "m.apr", tmp_path / "x.apr", "F16"), against=source)
+    assert len(report["against"]["mismatched"]) == 290
+    assert caught(report) == len(matrices(report)) == 24 * 7 + 1
+
+
 # ---------------------------------------------------------------- validate, diff, inspect
 
 def rules(report, level):
@@ -284,4 +294,6 @@ def test_inspect_reads_headers_only_and_shortens_vocabularies(tmp_path):
     blob = bytearray((tmp_path / "m.apr").read_bytes())
     blob[-70] ^= 1  # in the last payload, which inspect does not read
     (tmp_path / "m.apr").write_bytes(blob)
-    assert inspect_model(tmp_path / "m.apr")["checksums"]["footer"] == "not read"
+    assert inspect_model(tmp_path / "m.apr")["checksums"]["footer_ok"] is None
+    golden = inspect_model(GOLDEN / "tiny.apr")["checksums"]
+    assert (golden["header"], golden["footer"]) == ("a0a50093", "e280817b")

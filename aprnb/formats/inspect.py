@@ -1,4 +1,7 @@
 """inspect: header, flags, checksums, metadata and tensor table of a file; reads headers only."""
+import os
+
+from .apr_layout import FOOTER
 from .apr_reader import AprFile
 from .model_file import open_tensors
 
@@ -18,9 +21,10 @@ def inspect_model(path):
             header = dict(model.header)
             header["magic"] = header["magic"].decode("latin-1")
             header["reserved"] = header["reserved"].hex()
-            header["header_checksum"] = f"{header['header_checksum']:08x}"
+            checksum = f"{header.pop('header_checksum'):08x}"
             report |= {"header": header, "flags": model.flag_names,
-                       "checksums": {"header": "right", "footer": "not read"},
+                       "checksums": {"header": checksum, "header_ok": True,
+                                     "footer": _stored_footer(path), "footer_ok": None},
                        "metadata": shortened(model.metadata), "warnings": model.warnings}
         else:
             report |= {"files": [f.path.name for f in model.files],
@@ -31,6 +35,13 @@ def inspect_model(path):
                              for t in model.tensors.values()]
         report["parameters"] = sum(t.count for t in model.tensors.values())
     return report
+
+
+def _stored_footer(path):
+    """The checksum that the file ends with, as hexadecimal; whether it holds is for `validate`."""
+    with open(path, "rb") as file:
+        file.seek(-FOOTER.size, os.SEEK_END)
+        return f"{FOOTER.unpack(file.read(FOOTER.size))[0]:08x}"
 
 
 def shortened(metadata):

@@ -94,7 +94,8 @@ class TensorFile:
         entry = self.tensors[name]
         if entry.dtype in DENSE:
             return self.array(name)
-        return DECODERS[entry.dtype](self.bytes_of(name), entry.shape)
+        with np.errstate(all="ignore"):  # an infinite scale gives NaN, which the caller sees
+            return DECODERS[entry.dtype](self.bytes_of(name), entry.shape)
 
     def chunks(self, name, nbytes=CHUNK):
         """The payload in pieces, read rather than mapped, so that memory stays at one piece."""
