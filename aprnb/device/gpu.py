@@ -25,7 +25,8 @@ class GpuDevice:
         device = cuda.get_current_device()
         self.name = f"cuda:{index}"
         self.capability = tuple(device.compute_capability)
-        self.description = (f"{_text(device.name)}, compute capability "
+        name = getattr(device, "name", b"the CUDA simulator")  # which has no name of its own
+        self.description = (f"{_text(name)}, compute capability "
                             f"{'.'.join(map(str, self.capability))}")
         self.stream = cuda.stream()
         self.allocated = 0

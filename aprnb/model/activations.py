@@ -10,7 +10,7 @@ import numpy as np
 
 from ..dtypes import F32
 
-LOGIT_ELEMENTS = 1 << 21  # elements of one chunk of logits: 8 MiB, so that a CPU caches it
+LOGIT_ELEMENTS = 1 << 21  # of one chunk of logits: 8 MiB in float32, so that a CPU caches it
 LOGIT_ROWS = 256  # rows a chunk has at least, however large the vocabulary: keeps products efficient
 
 

@@ -69,8 +69,8 @@ def attention_backward(dqkv, delta, do, qkv, o, lse):
     dqkv[:, :, H + KVH:] = _ungrouped(dv, (B, T, KVH, D))
 
 
-# A group is one sequence and one key head with its G query heads; groups share nothing. Row t * G + g
-# of a group is query head g of the group at position t.
+# A group is one sequence and one key head with its G query heads; groups share nothing. Row
+# t * G + g of a group is its query head g at position t.
 
 def _key_heads(o, qkv):
     return (qkv.shape[2] - o.shape[2]) // 2

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..dtypes import F32
 
-PARTIALS = 1024  # parts of the gradient arena whose squares are summed separately, then together
+PARTIALS = 1024  # parts, at most, of the gradient arena whose squares are summed separately
+PART_ELEMENTS = 4096  # and elements that a part has at least
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Trainer:
         self.decoder = model.decoder(self.micro_batch, seq_length, training=True)
         self.g, self.m, self.v = (backend.zeros(n, F32) for _ in range(3))
         self.grads = model.table.views(self.g)
-        self.partials = backend.poisoned(PARTIALS, F32)
+        self.partials = backend.poisoned(min(PARTIALS, -(-n // PART_ELEMENTS)), F32)
         # what changes from step to step, in one small array that ops read
         self.scalars = backend.poisoned(6, F32)
         (self.scale, self.lr, self.correction1, self.correction2, self.norm,
