@@ -33,9 +33,10 @@ def main():
     p.add_argument("--result", action="append", default=[], help="file it leaves, to be attached")
     p.add_argument("--commit", help="commit the code is of, where there is no git checkout")
     p.add_argument("--root", default=ROOT / "evidence", type=Path)
-    p.add_argument("command", nargs=argparse.REMAINDER)
-    args = p.parse_args()
-    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if "--" not in sys.argv:
+        p.error("the command to run stands behind --")
+    cut = sys.argv.index("--")
+    args, command = p.parse_args(sys.argv[1:cut]), sys.argv[cut + 1:]
     folder = args.root / f"{datetime.date.today()}-{args.name}"
     folder.mkdir(parents=True, exist_ok=True)
     begin = time.time()
