@@ -1,0 +1,93 @@
+"""Output head and cross-entropy together, a chunk of rows at a time.
+
+    logits[r]   = x[r] @ w.T
+    loss[r]     = lse[r] - logits[r, target[r]]              lse = log sum_v exp logits[r, v]
+    dlogits     = (exp(logits - lse) - onehot(target)) * scale
+    dx          = dlogits @ w          dw (+)= dlogits.T @ x
+
+Losses are in nats (natural logarithm). Only len(logits) rows of logits exist at a time, in float32,
+and the gradient takes their place. A row with a negative target has loss 0 and no gradient. dx is
+overwritten; dw is overwritten or added to, chunk after chunk.
+"""
+import math
+
+from .block import BLOCK, block_max, block_sum, threads_for
+from .cuda import cuda, float32, kernel
+from .matmul import matmul
+from .shapes import expect
+
+
+@kernel("f1 f2 i1 f1 b", registers=48, threads=BLOCK)
+def cross_entropy_kernel(losses, logits, targets, scale, differentiate):
+    """One block per row; a thread owns every blockDim-th logit. With `differentiate` the row of
+    logits becomes the gradient of scale * loss."""
+    row, V = cuda.blockIdx.x, logits.shape[1]
+    target = targets[row]
+    partial = cuda.shared.array(BLOCK, float32)
+
+    top = float32(-math.inf)
+    for v in range(cuda.threadIdx.x, V, cuda.blockDim.x):
+        top = max(top, logits[row, v])
+    top = block_max(partial, top)
+    total = float32(0.0)
+    for v in range(cuda.threadIdx.x, V, cuda.blockDim.x):
+        total += float32(math.exp(logits[row, v] - top))
+    total = block_sum(partial, total)
+
+    if cuda.threadIdx.x == 0:
+        losses[row] = float32(0.0)
+        if target >= 0:
+            losses[row] = top + float32(math.log(total)) - logits[row, target]
+    cuda.syncthreads()  # the target's logit was read before its place is taken by the gradient
+    if differentiate:
+        for v in range(cuda.threadIdx.x, V, cuda.blockDim.x):
+            p = float32(math.exp(logits[row, v] - top)) / total
+            if v == target:
+                p -= float32(1.0)
+            logits[row, v] = p * scale[0] if target >= 0 else float32(0.0)
+
+
+def linear_cross_entropy_forward(losses, logits, x, w, targets, stream):
+    """Shapes:  losses (R,) f32 out;  logits (chunk, V) f32 scratch;  x (R, C);  w (V, C);
+                targets (R,) i32, each below V
+    """
+    _expect("linear_cross_entropy_forward", losses, logits, x, w, targets)
+    for rows, z in _chunks(x, logits):
+        # without a gradient no scale is read: losses stand in its place
+        _losses(losses[rows], z, x[rows], w, targets[rows], losses, False, stream)
+
+
+def linear_cross_entropy_backward(losses, dx, dw, logits, x, w, targets, scale, accumulate, stream):
+    """Losses and, in the same pass over the logits, the gradients of scale * sum(losses).
+
+    Shapes:  losses (R,) f32 out;  dx (R, C) out;  dw (V, C) f32 in and out;
+             logits (chunk, V) f32 scratch;  x (R, C);  w (V, C);  targets (R,) i32;
+             scale (1,) f32: one over the target tokens of the whole batch
+    """
+    op = "linear_cross_entropy_backward"
+    _expect(op, losses, logits, x, w, targets)
+    expect(op, dx=(dx, x.shape), dw=(dw, w.shape), scale=(scale, (1,)))
+    for rows, z in _chunks(x, logits):
+        _losses(losses[rows], z, x[rows], w, targets[rows], scale, True, stream)
+        matmul("nn", "plain", dx[rows], z, w, None, stream)
+        matmul("tn", "add" if accumulate or rows.start else "plain", dw, z, x[rows], None, stream)
+
+
+def _expect(op, losses, logits, x, w, targets):
+    (R, C), V = x.shape, w.shape[0]
+    expect(op, losses=(losses, (R,)), logits=(logits, (logits.shape[0], V)), w=(w, (V, C)),
+           targets=(targets, (R,)))
+
+
+def _chunks(x, logits):
+    """Slices of rows, each with its view of the scratch."""
+    R, step = x.shape[0], logits.shape[0]
+    for start in range(0, R, step):
+        stop = min(start + step, R)
+        yield slice(start, stop), logits[:stop - start]
+
+
+def _losses(losses, logits, x, w, targets, scale, differentiate, stream):
+    matmul("nt", "plain", logits, x, w, None, stream)
+    R, V = logits.shape
+    cross_entropy_kernel[R, threads_for(V), stream](losses, logits, targets, scale, differentiate)

@@ -1,0 +1,144 @@
+"""Runs an op as kernel and as oracle on the same arguments and compares every output.
+
+Arguments come by name in the order of the op's signature, as NumPy arrays with the contents that
+the op is to find: outputs start as NaN (`blank`) or, where the op adds, as given values. On the
+device every array lies between guard bands: NaN around inputs, so that a read outside poisons the
+result, and a known pattern around outputs, compared after the call.
+"""
+import importlib
+import inspect
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tolerance import BF16, F32, assert_agrees
+
+GUARD = 64  # elements before and behind: keeps 16-byte alignment in every type
+DTYPES = pytest.mark.parametrize("dtype", [F32, BF16], ids=["f32", "bf16"])
+
+
+def lanes(small, real=()):
+    """Parametrise `shape`: small ones in the simulator and on a GPU, real ones on a GPU only."""
+    def case(shape, mark):
+        return pytest.param(shape, marks=mark, id=f"{mark.name}-{'x'.join(map(str, shape))}")
+    return pytest.mark.parametrize("shape", [case(s, pytest.mark.sim) for s in small]
+                                   + [case(s, pytest.mark.gpu) for s in (*small, *real)])
+
+
+def normal(seed, shape, dtype, scale=1.0):
+    """Standard normal values, rounded to dtype."""
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(dtype)
+
+
+def blank(shape, dtype):
+    """An output that nobody has written."""
+    return np.full(shape, np.nan, dtype)
+
+
+def judge(module, op, arguments, outputs, free=(), scales=None, peer=None):
+    """Run `op` twice on the device and once in the oracle per precision; compare.
+
+    outputs: names of the arrays to be judged;  free: names of arrays that may hold anything;
+    scales: output -> size of the terms that cancel in it;  peer: output -> array to use in place
+    of the oracle's float32 result, where that sums in another order than the kernel.
+    Returns the kernel's arrays by name.
+    """
+    truth, plain = oracle_results(module, op, arguments)
+    got, again = run_kernel(module, op, arguments), run_kernel(module, op, arguments)
+    for name, start in arguments.items():
+        if not isinstance(start, np.ndarray):
+            continue
+        assert got[name].tobytes() == again[name].tobytes(), f"{name}: two calls, two results"
+        if name in free:
+            continue
+        if name in outputs:
+            own = (peer or {}).get(name, plain[name])
+            assert_agrees(f"{op}: {name}", got[name], truth[name], own, (scales or {}).get(name))
+        elif not any(start is arguments[out] for out in outputs):
+            assert got[name].tobytes() == start.tobytes(), f"{op} changed its input {name}"
+    return got
+
+
+def oracle_results(module, op, arguments):
+    """(truth, peer): all arguments after the op in float64 and in the storage types."""
+    oracle = getattr(importlib.import_module(f"aprnb.oracle.{module}"), op)
+    assert list(arguments) == list(inspect.signature(oracle).parameters)
+    truth, peer = _copy(arguments, widened=True), _copy(arguments)
+    oracle(*truth.values())
+    oracle(*peer.values())
+    return truth, peer
+
+
+def run_kernel(module, op, arguments):
+    """One call on the device; the arrays as they are afterwards, guard bands checked."""
+    from aprnb.kernels.cuda import cuda
+    launcher = getattr(importlib.import_module(f"aprnb.kernels.{module}"), op)
+    stream, placed, bands = cuda.stream(), {}, {}
+    for name, value in arguments.items():
+        if not isinstance(value, np.ndarray):
+            placed[name] = value
+        elif id(value) in bands:  # the same array twice: the op is called in place
+            placed[name] = bands[id(value)][1]
+        else:
+            base = np.concatenate([_guard(value.dtype), value.ravel(), _guard(value.dtype)])
+            on_device = cuda.to_device(base)
+            view = on_device[GUARD:GUARD + value.size].reshape(value.shape)
+            bands[id(value)] = on_device, view
+            placed[name] = view
+    launcher(*placed.values(), stream)
+    stream.synchronize()
+    return {name: _unwrap(f"{op}: {name}", value, bands) if isinstance(value, np.ndarray)
+            else value for name, value in arguments.items()}
+
+
+def _guard(dtype):
+    """NaN in every type, with a bit pattern no kernel writes; a far-off id for integers."""
+    if dtype == np.int32:
+        return np.full(GUARD, -(1 << 30), np.int32)
+    word = {4: 0x7FC12345, 2: 0x7FD5}[dtype.itemsize]
+    return np.full(GUARD, word, f"u{dtype.itemsize}").view(dtype)
+
+
+def _unwrap(name, value, bands):
+    base = bands[id(value)][0].copy_to_host()
+    guard = _guard(value.dtype).tobytes()
+    assert base[:GUARD].tobytes() == guard, f"{name}: wrote before the start"
+    assert base[GUARD + value.size:].tobytes() == guard, f"{name}: wrote behind the end"
+    return base[GUARD:GUARD + value.size].reshape(value.shape)
+
+
+def _copy(arguments, widened=False):
+    """Copies of all arrays, an array given twice staying one; floats as float64 if widened."""
+    copies = {}
+    for value in arguments.values():
+        if isinstance(value, np.ndarray) and id(value) not in copies:
+            floating = value.dtype == F32 or value.dtype == ml_dtypes.bfloat16
+            copies[id(value)] = value.astype(np.float64 if widened and floating else value.dtype)
+    return {name: copies.get(id(value), value) for name, value in arguments.items()}
+
+
+def central_differences(loss, x, directions=3, step=1e-6):
+    """Directional derivatives of loss() along random directions of x, changed in place.
+
+    Returns [(direction, derivative)]; x is float64 and restored.
+    """
+    rng, start, found = np.random.default_rng(5), x.copy(), []
+    for _ in range(directions):
+        direction = rng.standard_normal(x.shape)
+        x[...] = start + step * direction
+        above = loss()
+        x[...] = start - step * direction
+        below = loss()
+        x[...] = start
+        found.append((direction, (above - below) / (2 * step)))
+    return found
+
+
+def assert_gradient(name, loss, x, gradient, relative=1e-6, step=1e-6):
+    """The analytic gradient predicts every directional derivative of loss to `relative`."""
+    for direction, slope in central_differences(loss, x, step=step):
+        predicted = float((gradient * direction).sum())
+        size = float(np.abs(gradient * direction).sum())
+        assert abs(predicted - slope) <= relative * size, (
+            f"{name}: gradient gives {predicted:.10g}, central differences {slope:.10g}")

@@ -1,0 +1,94 @@
+"""Fused output head and loss: closed forms, oracle gradients, kernels against the oracle."""
+import numpy as np
+import pytest
+
+from aprnb.oracle.linear_cross_entropy import (linear_cross_entropy_backward,
+                                               linear_cross_entropy_forward)
+from judge import DTYPES, assert_gradient, blank, judge, lanes, normal, run_kernel
+from tolerance import F32
+
+# (R, C, V, chunk): one chunk, a short last chunk, rows one by one
+SMALL = [(1, 1, 1, 1), (5, 7, 11, 2), (3, 5, 33, 8)]
+REAL = [(130, 64, 4096, 64), (96, 896, 32_003, 64), (17, 13, 1021, 1)]
+
+
+def arguments_of(shape, dtype):
+    R, C, V, chunk = shape
+    targets = np.random.default_rng(3).integers(0, V, R).astype(np.int32)
+    targets[1::3] = -1  # rows that count for nothing
+    return {"losses": blank(R, F32), "logits": blank((chunk, V), F32),
+            "x": normal(0, (R, C), dtype), "w": normal(1, (V, C), dtype, C ** -0.5),
+            "targets": targets}
+
+
+def with_gradients(shape, dtype, accumulate):
+    a, (R, C, V, _) = arguments_of(shape, dtype), shape
+    dw = normal(2, (V, C), F32) if accumulate else blank((V, C), F32)
+    return {"losses": a["losses"], "dx": blank((R, C), dtype), "dw": dw, "logits": a["logits"],
+            "x": a["x"], "w": a["w"], "targets": a["targets"],
+            "scale": np.array([1 / R], F32), "accumulate": accumulate}
+
+
+def test_gradients_against_central_differences():
+    R, C, V = 5, 4, 6
+    x, w, z = normal(0, (R, C), np.float64), normal(1, (V, C), np.float64), np.empty((2, V))
+    targets = np.array([0, 5, -1, 2, 2], np.int32)
+    losses, dx, dw, scale = np.empty(R), np.empty((R, C)), np.empty((V, C)), np.array([0.25])
+
+    def loss():
+        linear_cross_entropy_forward(losses, z, x, w, targets)
+        return losses.sum() * scale[0]
+    linear_cross_entropy_backward(losses, dx, dw, z, x, w, targets, scale, False)
+    assert_gradient("dx", loss, x, dx)
+    assert_gradient("dw", loss, w, dw)
+
+
+def closed_forms(run):
+    """Constant logits cost ln V; logits of +-100 neither overflow nor lose the loss."""
+    V = 7
+    ones, targets = np.ones((2, 1), F32), np.array([0, 3], np.int32)
+    flat = run(ones, np.zeros((V, 1), F32), targets)
+    np.testing.assert_allclose(flat, np.log(V), rtol=2e-7)
+    steep = np.full((V, 1), -100, F32)
+    steep[3] = 100
+    np.testing.assert_allclose(run(ones, steep, targets), [200, 0], rtol=1e-7)
+
+
+def test_closed_forms_of_the_oracle():
+    def run(x, w, targets):
+        losses = blank(2, F32)
+        linear_cross_entropy_forward(losses, blank((2, len(w)), F32), x, w, targets)
+        return losses
+    closed_forms(run)
+
+
+@lanes([(2, 1, 7, 2)])
+def test_closed_forms_of_the_kernel(shape):
+    def run(x, w, targets):
+        return run_kernel("linear_cross_entropy", "linear_cross_entropy_forward", {
+            "losses": blank(2, F32), "logits": blank((2, len(w)), F32), "x": x, "w": w,
+            "targets": targets})["losses"]
+    closed_forms(run)
+
+
+@lanes(SMALL, [*REAL, (64, 896, 151_936, 48)])
+@DTYPES
+def test_forward(shape, dtype):
+    judge("linear_cross_entropy", "linear_cross_entropy_forward", arguments_of(shape, dtype),
+          ("losses",), free=("logits",), scales={"losses": max(1.0, float(np.log(shape[2])))})
+
+
+@lanes(SMALL, REAL)
+@DTYPES
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_backward(shape, dtype, accumulate):
+    arguments = with_gradients(shape, dtype, accumulate)
+    size = {"losses": max(1.0, float(np.log(shape[2]))),
+            "dx": float(arguments["scale"][0] * np.abs(arguments["w"].astype(F32)).max()),
+            "dw": float(arguments["scale"][0] * np.abs(arguments["x"].astype(F32)).max())}
+    if accumulate:
+        del size["dw"]
+    got = judge("linear_cross_entropy", "linear_cross_entropy_backward", arguments,
+                ("losses", "dx", "dw"), free=("logits",), scales=size)
+    skipped = arguments["targets"] < 0
+    assert not got["losses"][skipped].any() and not got["dx"][skipped].astype(F32).any()

@@ -1,0 +1,38 @@
+"""How far a kernel may be from the truth: measured, not chosen.
+
+    truth   the oracle fed float64
+    peer    the oracle fed the kernel's own storage types
+    got     the kernel
+
+    limit   2 * max|peer - truth| + eps(dtype) * scale, on every element
+    gain    <got, truth> / <truth, truth> - 1, on the whole array: sees small consistent errors
+            that rounding noise hides from the limit
+"""
+import ml_dtypes
+import numpy as np
+
+EPS = {np.dtype(np.float32): 1.2e-7, np.dtype(ml_dtypes.bfloat16): 7.8e-3}
+BF16 = np.dtype(ml_dtypes.bfloat16)
+F32 = np.dtype(np.float32)
+
+
+def assert_agrees(name, got, truth, peer, scale=None):
+    """Both checks; scale is max|truth| unless larger terms cancel in the result."""
+    eps = EPS[got.dtype]
+    got64, peer64 = got.astype(np.float64), peer.astype(np.float64)
+    scale = np.abs(truth).max() if scale is None else scale
+    own = np.abs(peer64 - truth).max()
+    error, limit = np.abs(got64 - truth), 2 * own + eps * scale
+    over = ~(error <= limit)  # NaN is over
+    if over.any():
+        at = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error)), error.shape)
+        raise AssertionError(
+            f"{name}[{','.join(map(str, at))}]: got {got64[at]:.7g}, want {truth[at]:.7g}; error "
+            f"{error[at]:.1e} > limit {limit:.1e} (oracle's own error {own:.1e}, {over.sum()} of "
+            f"{over.size} over)")
+    power = float((truth * truth).sum())
+    if power > 0:
+        gain = float((got64 * truth).sum()) / power - 1
+        cancelled = max(1.0, scale / np.abs(truth).max())
+        bound = (4 * EPS[F32] + 2 * eps / np.sqrt(got.size)) * cancelled
+        assert abs(gain) <= bound, f"{name}: gain {gain:.2e}, bound {bound:.2e}"
