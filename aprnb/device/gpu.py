@@ -6,7 +6,8 @@ programs hold on the same card.
 import numpy as np
 
 from ..errors import DeviceError, DeviceMemoryError
-from ..kernels.cuda import cuda, fill_bytes, is_out_of_memory, unusable_reason
+from ..kernels.cuda import (copy_in, copy_out, cuda, fill_bytes, is_out_of_memory,
+                            unusable_reason)
 
 
 class GpuDevice:
@@ -47,13 +48,11 @@ class GpuDevice:
     def upload(self, target, host):
         """target = host, rounded to target's storage type on the host."""
         host = np.ascontiguousarray(host, dtype=target.dtype).reshape(target.shape)
-        target.copy_to_device(host, stream=self.stream)
+        copy_in(target, host, self.stream)
 
     def download(self, source):
         """A NumPy copy of source; waits for all that was enqueued before."""
-        out = source.copy_to_host(stream=self.stream)
-        self.synchronize()
-        return out
+        return copy_out(source, self.stream)
 
     def synchronize(self):
         self.stream.synchronize()

@@ -27,7 +27,7 @@ from .cuda import ALIGNMENT, cuda, float32, kernel
 from .shapes import ceil_div, expect
 
 
-def _make_forward(form):
+def _make_forward_kernel(form):
     tile, per, columns = form.tile, form.per, form.columns
     rows_shape, square_shape, partial_shape = form.rows_shape, form.square_shape, (tile, SIDE + 1)
     scores_shape, sums_shape = (per, per), (per, columns)
@@ -119,7 +119,7 @@ def delta_kernel(delta, do, o):
         delta[b, h, t] = total
 
 
-def _make_query_gradient(form):
+def _make_query_gradient_kernel(form):
     tile, per, columns = form.tile, form.per, form.columns
     rows_shape, square_shape = form.rows_shape, form.square_shape
     scores_shape, sums_shape = (per, per), (per, columns)
@@ -177,7 +177,7 @@ def _make_query_gradient(form):
     return query_gradient_kernel
 
 
-def _make_key_gradient(form):
+def _make_key_gradient_kernel(form):
     tile, per, columns = form.tile, form.per, form.columns
     rows_shape, square_shape = form.rows_shape, form.square_shape
     scores_shape, sums_shape = (per, per), (per, columns)
@@ -243,8 +243,8 @@ def _make_key_gradient(form):
     return key_gradient_kernel
 
 
-KERNELS = tuple((form, _make_forward(form), _make_query_gradient(form), _make_key_gradient(form))
-                for form in FORMS)
+KERNELS = tuple((form, _make_forward_kernel(form), _make_query_gradient_kernel(form),
+                 _make_key_gradient_kernel(form)) for form in FORMS)
 
 
 def attention_forward(o, lse, qkv, stream):

@@ -14,6 +14,8 @@ from numba.cuda import types
 
 SIMULATOR = bool(config.ENABLE_CUDASIM)
 if not SIMULATOR:
+    from numba.cuda.core import config as compiler_config
+    compiler_config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small models make small grids; that is fine
     from numba.cuda.extending import intrinsic  # noqa: F401  cast.py builds on these two
     from numba.cuda.typing import signature  # noqa: F401
 ALIGNMENT = None if SIMULATOR else 16  # bytes, of shared arrays: lets four floats move in one load
@@ -94,6 +96,23 @@ def fill_bytes(array, byte, stream):
         array.copy_to_device(np.full(array.nbytes, byte, np.uint8).view(array.dtype))
     else:
         cuda.cudadrv.driver.device_memset(array, byte, array.nbytes, stream)
+
+
+def copy_in(array, host, stream):
+    """Enqueue array = host on the stream; both contiguous and of one type and size."""
+    _bits(array).copy_to_device(_bits(host), stream=stream)
+
+
+def copy_out(array, stream):
+    """A NumPy copy of a contiguous device array; waits for all that the stream holds."""
+    bits = _bits(array).copy_to_host(stream=stream)
+    stream.synchronize()
+    return bits.view(array.dtype)
+
+
+def _bits(x):
+    """The driver's copies know no bfloat16: its bits travel as 16-bit integers."""
+    return x.view(np.uint16) if x.dtype.itemsize == 2 else x
 
 
 def is_out_of_memory(error):

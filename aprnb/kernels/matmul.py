@@ -51,7 +51,7 @@ def _loader(tile, depth, threads, along_k):
     return fetch, store
 
 
-def _make(layout, epilogue, sizes, registers, blocks):
+def _make_matmul_kernel(layout, epilogue, sizes, registers, blocks):
     """The kernel of one layout, tile and epilogue."""
     tile, per, depth = sizes
     side = tile // per
@@ -125,7 +125,7 @@ SIGNATURES = {
     ("tn", "plain"): ("f2 s2 s2 s2", "f2 f2 h2 h2"),
     ("tn", "add"): ("f2 s2 s2 s2", "f2 f2 h2 h2"),
 }
-KERNELS = {(*form, sizes[0]): _make(*form, sizes, registers, blocks)
+KERNELS = {(*form, sizes[0]): _make_matmul_kernel(*form, sizes, registers, blocks)
            for sizes, registers, blocks in TILES for form in SIGNATURES}
 
 

@@ -29,11 +29,13 @@ TRAJECTORY = OptimiserSettings(beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1
                                grad_clip=1.0)
 TRAJECTORY_LR = 3e-4
 
-# Departures allowed, by precision: of activations, logits and gradients against their scale, of
-# held-out losses and of the trajectory relative; in bf16 what 8 bits of mantissa leave.
+# Departures allowed, by precision. Activations, logits and gradients: against their largest value.
+# Held-out losses: relative. Trajectory in fp32: relative, every step. In bf16 the trajectory is
+# held against its own largest loss and norm: it over-fits eight windows, and near zero loss the
+# rounding of bf16 weights grows into any relative error (1.2 % and 11 % of scale on an H200).
 LIMITS = {
-    "fp32": {"scale": 1e-3, "heldout": 1e-4, "trajectory": 1e-3},
-    "bf16": {"scale": 0.1, "heldout": 1e-2, "trajectory": 5e-2},
+    "fp32": {"scale": 1e-3, "heldout": 1e-4, "loss": 1e-3, "norm": 1e-3},
+    "bf16": {"scale": 0.1, "heldout": 1e-2, "loss": 0.05, "norm": 0.2},
 }
 
 
@@ -130,18 +132,21 @@ def _gradients(model, reference, limits):
 
 
 def _trajectory(model, reference, limits):
-    want = zip(reference["traj_loss"], reference.get("traj_gradnorm", reference["traj_loss"]))
+    series = {name: reference[key] for name, key in (("loss", "traj_loss"),
+                                                     ("norm", "traj_gradnorm")) if key in reference}
+    want = zip(*series.values())
     windows = _windows(reference, 8)[:, :SHORT]
     trainer = Trainer(model, 2, None, SHORT - 1, TRAJECTORY)
+    relative = model.backend.precision == "fp32"
     rows = []
-    for i, (loss_want, norm_want) in enumerate(want):
+    for i, wanted in enumerate(want):
         pair = windows[i % 4 * 2:i % 4 * 2 + 2]
-        loss, norm = trainer.gradients(pair[:, :-1].copy(), pair[:, 1:].copy())
+        got = trainer.gradients(pair[:, :-1].copy(), pair[:, 1:].copy())
         trainer.update(TRAJECTORY_LR)
-        rows.append(_row(f"step {i} loss", abs(loss / loss_want - 1), limits["trajectory"]))
-        if "traj_gradnorm" in reference:
-            rows.append(_row(f"step {i} gradient norm", abs(norm / norm_want - 1),
-                             limits["trajectory"]))
+        for name, value, truth in zip(series, got, wanted):
+            scale = truth if relative else series[name].max()
+            label = "gradient norm" if name == "norm" else name
+            rows.append(_row(f"step {i} {label}", abs(value - truth) / scale, limits[name]))
     return rows
 
 
