@@ -26,12 +26,12 @@ def main():
     aprnb("tokenize encode-corpus --corpus {o}/corpus --tokenizer {o}/tokenizer "
           "--output {o}/shards")
     aprnb("pretrain --arch tiny --dataset {o}/shards --tokenizer {o}/tokenizer "
-          "--run-dir {o}/pretrain --num-steps 240 --batch-size 8 --seq-length 256 --lr 3e-3 "
-          "--steps-per-epoch 80 --val-batches 4")
+          "--run-dir {o}/pretrain --num-steps 700 --batch-size 8 --seq-length 128 --lr 3e-3 "
+          "--steps-per-epoch 175 --val-batches 8")
     first = newest(ROOT / OUT / "pretrain")
     aprnb(f"pretrain --init {first} --dataset {{o}}/shards --run-dir {{o}}/continue "
-          "--num-steps 40 --batch-size 8 --seq-length 256 --lr 1e-3 --steps-per-epoch 40 "
-          "--val-batches 4")
+          "--num-steps 50 --batch-size 8 --seq-length 128 --lr 3e-4 --steps-per-epoch 50 "
+          "--val-batches 8")
     last = newest(ROOT / OUT / "continue")
     aprnb("run", str(last), "def read(self):\n        ", "--max-tokens", "48")
     report(first, last, time.time() - begin)
