@@ -1,4 +1,4 @@
-"""Linear layer: oracle gradients, the tiled products against the oracle in every layout and type."""
+"""Linear layer: oracle gradients, tiled products against the oracle in every layout and type."""
 import numpy as np
 import pytest
 
