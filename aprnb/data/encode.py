@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CheckError, UsageError
-from .atomic import new_folder, write_json
+from ..formats.atomic import replace_folder, write_json
 from .audit import audit, refuse_degenerate
 from .shards import MANIFEST, OURS, SCHEMA, ShardWriter, open_dataset, totals
 
@@ -49,11 +49,11 @@ def encode_corpus(corpus, tokenizer, output, options=EncodeOptions(), force=Fals
 
     `progress(done_bytes, total_bytes, tokens)` is called after every batch. Returns (manifest,
     audit report). Nothing is left behind on failure. Errors: CheckError (output exists, no
-    end-of-text token, empty or degenerate corpus), StorageError (disk), Interrupted.
+    end-of-text token, empty or degenerate corpus), StorageError (disk).
     """
     started = time.perf_counter()
     eos = end_of_text(tokenizer, options.eos_policy)
-    with new_folder(output, force, OURS) as folder:
+    with replace_folder(output, OURS, force) as folder:
         writer = ShardWriter(folder, options.shard_tokens)
         eos_count = write_documents(corpus, tokenizer, writer, options, eos, progress)
         if not writer.shards:

@@ -6,6 +6,7 @@ must agree with it; one without is read in lexical order, and so is a single .bi
 memory-mapped: opening reads them once in blocks for the CRC and keeps nothing.
 """
 import json
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CheckError, NotFoundError, StorageError
-from .atomic import write_json
+from ..formats.atomic import write_json
 
 SCHEMA = "pretokenize-bin-v1"
 MANIFEST = "manifest.json"
 DTYPE = np.dtype("<u4")
 BLOCK_TOKENS = 1 << 20  # read at a time: 4 MiB
-OURS = ("shard-*.bin", MANIFEST, "tokenizer.json")  # what a dataset folder consists of
+OURS = re.compile(r"shard-\d+\.bin|manifest\.json|tokenizer\.json")  # what encoding writes
 
 
 class ShardError(CheckError):

@@ -1,17 +1,18 @@
 """Tokenizer folders: what `tokenize train` and `tokenize import-hf` leave behind."""
 import hashlib
+import re
 import time
 from pathlib import Path
 
-from .atomic import new_folder, write_json
+from ..formats.atomic import replace_folder, write_json
 from .tokenizer import load_tokenizer, train_bpe
 
-OURS = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "manifest.json")
+OURS = re.compile(r"(tokenizer|tokenizer_config|vocab|manifest)\.json|merges\.txt")
 
 
 def train_folder(corpus, vocab_size, output, min_frequency=2, force=False):
     """Train on a Corpus and write the folder `output`; returns a summary dict."""
-    with new_folder(output, force, OURS) as folder:
+    with replace_folder(output, OURS, force) as folder:
         tokenizer = train_bpe((document.text for document in corpus), vocab_size, min_frequency)
         tokenizer.save(folder)
     return summary("aprnb-tokenize-train-v1", tokenizer, output) | {
@@ -22,7 +23,7 @@ def import_folder(source, output, force=False):
     """Copy a tokenizer.json byte for byte into the folder `output`, with the reference's files."""
     tokenizer = load_tokenizer(source)
     result = summary("aprnb-tokenize-import-v1", tokenizer, output)
-    with new_folder(output, force, OURS) as folder:
+    with replace_folder(output, OURS, force) as folder:
         tokenizer.save(folder)
         write_json(folder / "manifest.json", {
             "source": str(source), "sha256": hashlib.sha256(tokenizer.text.encode()).hexdigest(),

@@ -1,8 +1,14 @@
-"""Outputs that appear whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+"""Outputs that appear whole or not at all: files, and folders of files.
+
+An output is made under a hidden temporary name beside its place, flushed to the disk, and put there
+by one rename, which the folder around it then makes durable. Whatever goes wrong (an error, a full
+disk, Ctrl-C), what was made is removed and an older output stays as it was.
+"""
+import json
 import os
 import secrets
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import CheckError, NotFoundError, StorageError
@@ -18,55 +24,131 @@ def replace_file(path, force=False):
     path = Path(path)
     refuse_existing(path, force)
     temporary = _temporary_name(path)
-    try:
-        with open(temporary, "xb", buffering=1 << 20) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise _storage_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)  # gone already when the rename succeeded
+    with _reported(path, temporary):
+        try:
+            with open(temporary, "xb", buffering=1 << 20) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)  # gone already when the rename succeeded
+    _make_durable(path)
 
 
 @contextmanager
-def replace_folder(path, force=False, may_hold=None):
+def replace_folder(path, ours, force=False):
     """Yield a temporary folder that becomes `path` when the block ends, and vanishes if it fails.
 
-    An empty folder is taken as free. With `force` the old folder is replaced as a whole, but only
-    if `may_hold(name)` is true of everything in it: no foreign file is ever deleted.
+    Folders that are missing above `path` are made, and go away again with it. An empty folder is
+    taken as free. With `force` an older one is replaced as a whole, but only if the pattern `ours`
+    matches the name of every file in it, so that a mistyped path cannot delete foreign files.
+    Errors: CheckError if `path` is occupied, StorageError.
     """
-    path = Path(path)
-    if path.is_dir():
-        _refuse_occupied(path, force, may_hold or (lambda name: False))
-    else:
-        refuse_existing(path, force=False)
+    path = Path(path).resolve()  # a link goes on pointing at the folder
+    _refuse_occupied(path, ours, force)
     temporary = _temporary_name(path)
-    try:
-        temporary.mkdir()
-        yield temporary
-        for file in temporary.iterdir():
-            _sync(file)
-        sync_folder(temporary)
-        _swap(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise _storage_error(path, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _reported(path, temporary), _parents_made(path):
+        try:
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.iterdir():
+                _sync(file)
+            _sync(temporary)
+            _swap(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    _make_durable(path)
+
+
+def write_json(path, value):
+    """Write or replace a JSON file.
+
+    ASCII: names of files that are no UTF-8 have no other spelling. Errors: StorageError.
+    """
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path, text):
-    """Write text into a new file of a temporary folder."""
-    with open(path, "x", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+    """Write or replace a UTF-8 file. Errors: StorageError."""
+    with replace_file(path, force=True) as file:
+        file.write(text.encode())
 
 
-def sync_folder(path):
-    """Make renames inside a folder durable."""
-    _sync(path)
+# ---------------------------------------------------------------- refusals
+
+def refuse_existing(path, force):
+    """Errors of an output file that can be known before any work is done."""
+    path = Path(path)
+    if path.is_dir():
+        raise CheckError(f"{path}: is a folder, need a file name; choose another output")
+    if path.exists() and not path.is_file():
+        raise CheckError(f"{path}: is a device or pipe, which a rename would replace; choose "
+                         "another output")
+    if path.exists() and not force:
+        raise CheckError(f"{path}: exists already; use --force to replace it, or another name")
+    if not path.parent.is_dir():
+        raise NotFoundError(f"{path.parent}: no such folder; create it first")
+
+
+def _refuse_occupied(path, ours, force):
+    """CheckError unless `path` is free, an empty folder, or all ours and `force` is given."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise CheckError(f"{path}: is a file, need a folder; choose another output")
+    entries = sorted(path.iterdir())
+    if entries and not force:
+        raise CheckError(f"{path}: exists already; use --force to replace it, or another name")
+    foreign = [e.name for e in entries if e.is_dir() or not ours.fullmatch(e.name)]
+    if foreign:
+        raise CheckError(f"{path}: holds {', '.join(foreign[:5])}, which this verb does not write "
+                         "and --force would delete; choose another output")
+
+
+# ---------------------------------------------------------------- into place
+
+def _temporary_name(path):
+    """A hidden name in the same folder: rename is atomic only within a file system."""
+    # random rather than the process id: containers hand out the same ids again after a crash
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def _parents_made(path):
+    """Make the folders above `path`; those that were missing go away again on failure."""
+    missing = [parent for parent in path.parents if not parent.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:  # Ctrl-C too
+        for parent in missing:
+            with suppress(OSError):  # somebody else put something there
+                parent.rmdir()
+        raise
+
+
+def _swap(temporary, path):
+    """Rename onto `path`; an old folder steps aside first, and comes back if that fails."""
+    aside = _temporary_name(path)
+    try:
+        if path.exists():
+            os.replace(path, aside)
+        os.replace(temporary, path)
+    finally:
+        if aside.exists() and not path.exists():
+            os.replace(aside, path)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _make_durable(path):
+    """Flush the rename. Errors: StorageError that says that the output is there all the same."""
+    try:
+        _sync(path.parent)
+    except OSError as error:
+        raise StorageError(f"{path}: was written whole, but its folder could not be flushed to the "
+                           f"disk: {error.strerror or error}; a power failure now may undo it"
+                           ) from error
 
 
 def _sync(path):
@@ -78,45 +160,19 @@ def _sync(path):
         os.close(descriptor)
 
 
-def _swap(temporary, path):
-    """Rename onto `path`; an old folder steps aside first, since rename wants an empty target."""
-    if not path.exists() or not any(path.iterdir()):
-        os.replace(temporary, path)
-        return
-    aside = _temporary_name(path)
-    os.replace(path, aside)
-    os.replace(temporary, path)
-    shutil.rmtree(aside)
+@contextmanager
+def _reported(path, temporary):
+    """Errors of writing as a StorageError under the name that the user knows.
 
-
-def _temporary_name(path):
-    """A hidden name in the same folder: rename is atomic only within a file system."""
-    # random rather than the process id: containers hand out the same ids again after a crash
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-
-
-def refuse_existing(path, force):
-    """Errors of an output file that can be known before any work is done."""
-    if path.is_dir():
-        raise CheckError(f"{path}: is a folder, need a file name; choose another output")
-    if path.exists() and not force:
-        raise CheckError(f"{path}: exists already; use --force to replace it, or another name")
-    if not path.parent.is_dir():
-        raise NotFoundError(f"{path.parent}: no such folder; create it first")
-
-
-def _refuse_occupied(path, force, may_hold):
-    """Errors of an output folder that exists."""
-    names = sorted(p.name for p in path.iterdir())
-    if names and not force:
-        raise CheckError(f"{path}: exists already; use --force to replace it, or another name")
-    foreign = [n for n in names if not may_hold(n)]
-    if foreign:
-        raise CheckError(f"{path}: holds {', '.join(foreign[:5])}, which --force would delete; "
-                         "choose another folder")
-
-
-def _storage_error(path, error):
-    """The user's message for an error of the operating system."""
-    return StorageError(f"{path}: cannot be written: {error.strerror or error}; nothing was left "
-                        "behind; free some space or choose another folder")
+    An error that names another file, one that is being read, is not about the output and passes.
+    """
+    try:
+        yield
+    except StorageError as error:  # of a file inside a temporary folder
+        raise StorageError(str(error).replace(str(temporary), str(path))) from error
+    except OSError as error:
+        named = Path(error.filename) if error.filename is not None else path
+        if named not in (path, *path.parents) and temporary not in (named, *named.parents):
+            raise
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}; nothing was "
+                           "left behind; free some space or choose another folder") from error

@@ -132,7 +132,7 @@ def export_model(path, folder, dtype="keep", shard_size=None, force=False):
         shapes = expected_tensors(model.config)
         shards = _source_shards(model) if shard_size is None else None
         shards = shards or _shards(dtypes, shapes, shard_size or SHARD_NBYTES)
-        with replace_folder(folder, force, may_hold=EXPORTED.fullmatch) as out:
+        with replace_folder(folder, EXPORTED, force) as out:
             for file, names in shards.items():
                 write_safetensors(out / file, [(n, dtypes[n], shapes[n]) for n in names],
                                   lambda name: _payload(model, name, dtypes[name]))

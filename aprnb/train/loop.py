@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..data.batches import BatchStream
 from ..errors import CheckError, Interrupted, NonFiniteError, StorageError
+from ..formats.atomic import write_json, write_text
 from ..model.instance import Model
 from . import gates
 from .checkpoint import epoch_metadata, write_checkpoint, write_state
@@ -22,7 +23,7 @@ from .inputs import DataInput
 from .interrupt import Interrupt
 from .metrics import FIELDS, JsonLines, event, step_record
 from .plot import loss_svg
-from .run_folder import RunFolder, write_json, write_text
+from .run_folder import RunFolder
 from .schedule import Schedule
 from .settings import Settings
 from .step import Trainer

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ..backend import open_backend
 from ..data.batches import BatchStream
 from ..errors import CheckError
+from ..formats.atomic import write_json
 from ..formats.model_file import OpenModel, open_model
 from ..model.instance import Model
 from .checkpoint import read_position, restore_trainer
@@ -17,7 +18,7 @@ from .interrupt import Interrupt
 from .introduce import config_json, introduce
 from .loop import Loop, Position
 from .preflight import preflight
-from .run_folder import RunFolder, write_json
+from .run_folder import RunFolder
 from .schedule import Schedule
 from .settings import Settings, resolve, resolve_resumed
 from .step import OptimiserSettings, Trainer

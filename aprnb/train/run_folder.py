@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 
 from ..errors import CheckError, NotFoundError
-from ..formats.atomic import replace_file
+from ..formats.atomic import write_json
 from .metrics import JsonLines
 
 OURS = ("config.json", "metrics.jsonl", "events.jsonl", "loss.svg", "summary.json")
@@ -115,14 +115,3 @@ class RunFolder:
         """Files in the order of the number in their names."""
         files = [f for f in self.ckpt.glob(pattern) if OURS_IN_CKPT.fullmatch(f.name)]
         return sorted(files, key=lambda f: int(re.search(r"\d+", f.name)[0]))
-
-
-def write_json(path, value):
-    """A JSON file that appears whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path, text):
-    """A UTF-8 file that appears whole or not at all."""
-    with replace_file(path, force=True) as file:
-        file.write(text.encode())

@@ -1,0 +1,112 @@
+"""Folders and files that appear whole or not at all, whatever fails and whenever."""
+import errno
+import os
+import re
+
+import pytest
+
+from aprnb.errors import CheckError, StorageError
+from aprnb.formats.atomic import replace_file, replace_folder, write_json, write_text
+
+OURS = re.compile(r"[a-z]\.txt")
+
+
+def put(path, text="new", force=False):
+    with replace_folder(path, OURS, force) as folder:
+        write_text(folder / "a.txt", text)
+
+
+def failing(monkeypatch, name, at):
+    """Let the `at`-th call of os.<name> fail with EIO."""
+    calls, real = [], getattr(os, name)
+
+    def call(*args, **options):
+        calls.append(args)
+        if len(calls) == at:
+            named = [str(a) for a in args[:1] if isinstance(a, os.PathLike)]
+            raise OSError(errno.EIO, os.strerror(errno.EIO), *named)
+        return real(*args, **options)
+    monkeypatch.setattr(os, name, call)
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_missing_parents_are_made_and_go_away_with_a_failure(tmp_path):
+    with pytest.raises(KeyboardInterrupt), replace_folder(tmp_path / "x/y/z", OURS) as folder:
+        (folder / "a.txt").write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    put(tmp_path / "x/y/z")
+    assert tree(tmp_path) == {"x/y/z/a.txt": "new"}
+
+
+def test_parents_that_somebody_else_uses_stay(tmp_path):
+    with pytest.raises(RuntimeError), replace_folder(tmp_path / "x/y", OURS):
+        (tmp_path / "x/note").write_text("theirs")
+        raise RuntimeError
+    assert tree(tmp_path) == {"x/note": "theirs"}
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_rename_that_fails_leaves_the_older_folder(at, tmp_path, monkeypatch):
+    """Renames: the text into the temporary folder, the older folder aside, the new one onto it."""
+    put(tmp_path / "x", "old")
+    with monkeypatch.context() as patch:
+        failing(patch, "replace", at)
+        with pytest.raises(StorageError, match="x.* cannot be written.* nothing was left behind"):
+            put(tmp_path / "x", force=True)
+    assert tree(tmp_path) == {"x/a.txt": "old"}
+    put(tmp_path / "x", force=True)
+    assert tree(tmp_path) == {"x/a.txt": "new"}
+
+
+def test_a_flush_after_the_rename_that_fails_says_that_the_output_is_there(tmp_path, monkeypatch):
+    failing(monkeypatch, "fsync", 2)  # the file, then its folder
+    with pytest.raises(StorageError, match="t.txt: was written whole"):
+        write_text(tmp_path / "t.txt", "all")
+    assert tree(tmp_path) == {"t.txt": "all"}
+
+
+def test_messages_name_the_place_that_the_user_knows(tmp_path, monkeypatch):
+    failing(monkeypatch, "fsync", 1)
+    with pytest.raises(StorageError) as caught:
+        put(tmp_path / "x")
+    assert str(caught.value).startswith(f"{tmp_path}/x/a.txt: ") and ".tmp" not in str(caught.value)
+
+
+def test_an_error_about_another_file_is_not_said_of_the_output(tmp_path):
+    for block in (replace_file(tmp_path / "f"), replace_folder(tmp_path / "d", OURS)):
+        with pytest.raises(FileNotFoundError, match="source"), block:
+            open(tmp_path / "source")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_force_replaces_only_what_is_ours(tmp_path):
+    for name in ("thesis.tex", "b.txt"):
+        here = tmp_path / name[0]
+        put(here, "old")
+        if name == "b.txt":
+            (here / name).mkdir()  # a folder is foreign, whatever it is called
+        else:
+            (here / name).write_text("years of work")
+        with pytest.raises(CheckError, match=name):
+            put(here, force=True)
+        assert (here / name).exists() and (here / "a.txt").read_text() == "old"
+    with pytest.raises(CheckError, match="is a file"):
+        put(tmp_path / "t/a.txt", force=True)
+    with pytest.raises(CheckError, match="device"), replace_file("/dev/null", force=True):
+        pass
+
+
+def test_a_link_goes_on_pointing_at_the_replaced_folder(tmp_path):
+    put(tmp_path / "real", "old")
+    (tmp_path / "link").symlink_to("real")
+    put(tmp_path / "link", force=True)
+    assert (tmp_path / "link").is_symlink() and tree(tmp_path)["real/a.txt"] == "new"
+
+
+def test_json_holds_names_that_are_no_utf8(tmp_path):
+    write_json(tmp_path / "m.json", {"file": os.fsdecode(b"caf\xe9.py")})
+    assert b"caf\\udce9.py" in (tmp_path / "m.json").read_bytes()
