@@ -30,7 +30,7 @@ def main():
           "--steps-per-epoch 175 --val-batches 8")
     first = newest(ROOT / OUT / "pretrain")
     aprnb(f"pretrain --init {first} --dataset {{o}}/shards --run-dir {{o}}/continue "
-          "--num-steps 50 --batch-size 8 --seq-length 128 --lr 3e-4 --steps-per-epoch 50 "
+          "--num-steps 60 --batch-size 8 --seq-length 128 --lr 1e-4 --steps-per-epoch 60 "
           "--val-batches 8")
     last = newest(ROOT / OUT / "continue")
     aprnb("run", str(last), "def read(self):\n        ", "--max-tokens", "48")
