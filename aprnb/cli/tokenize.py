@@ -21,8 +21,14 @@ JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document o
 PROGRESS_SECONDS = 2.0  # between two lines
 
 
-@click.group(epilog="\b\nExit codes: 0 success; 2 usage; 3 file not found; 4 not a tokenizer;\n"
-                    "5 degenerate corpus, or the output exists; 7 I/O; 9 package missing.")
+@click.group(epilog="""\b
+Examples:
+  aprnb tokenize train --corpus src/ --vocab-size 4096 --output tok/
+  aprnb tokenize encode-corpus --corpus src/ --tokenizer tok/ --output shards/
+
+\b
+Exit codes: 0 success; 2 usage; 3 file not found; 4 not a tokenizer;
+5 degenerate corpus, or the output exists; 7 I/O; 9 package missing; 130 interrupted.""")
 def tokenize():
     """Train a tokenizer, encode a corpus into token shards, audit the shards."""
 
@@ -71,7 +77,10 @@ vocabulary is not byte-level; 7 I/O.""")
 @FORCE
 @JSON
 def import_hf(source, output, force, as_json):
-    """Copy a Hugging Face tokenizer.json and write vocab.json and merges.txt beside it."""
+    """Make a tokenizer folder of a Hugging Face tokenizer.json.
+
+    The file is copied byte for byte; vocab.json and merges.txt are written beside it.
+    """
     from ..data.vocabulary import import_folder
     report(import_folder(source, output, force), as_json,
            "{output}: {vocab_size} tokens, {merges_count} merges, style {style}")
@@ -176,7 +185,10 @@ Exit codes: 0 success; 2 usage; 3 not found; 5 no shard, or one that is truncate
                    "the shards, else what the old manifest says].")
 @JSON
 def repair_manifest(dataset, tokenizer_path, as_json):
-    """Rebuild manifest.json from the shards; doing it twice changes nothing."""
+    """Rebuild manifest.json from the shards.
+
+    Doing it twice changes nothing.
+    """
     from ..data.shards import repair_manifest as repair
     from ..data.tokenizer import load_tokenizer
     if tokenizer_path is None and (dataset / "tokenizer.json").is_file():
