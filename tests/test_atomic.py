@@ -96,7 +96,8 @@ def test_force_replaces_only_what_is_ours(tmp_path):
         assert (here / name).exists() and (here / "a.txt").read_text() == "old"
     with pytest.raises(CheckError, match="is a file"):
         put(tmp_path / "t/a.txt", force=True)
-    with pytest.raises(CheckError, match="device"), replace_file("/dev/null", force=True):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckError, match="pipe"), replace_file(tmp_path / "pipe", force=True):
         pass
 
 

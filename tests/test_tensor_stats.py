@@ -260,6 +260,18 @@ def test_validate_separates_container_content_and_warnings(tmp_path):
     assert validate(tmp_path / "s")["ok"]
 
 
+def test_moments_of_an_optimiser_are_judged_only_for_nan(tmp_path):
+    moments = {f"__training__.{kind}.model.norm.weight": np.zeros(16, np.float32) for kind in "mv"}
+    arrays = hf.tensors(dtype="F32") | moments
+    write_apr(tmp_path / "m.apr", {}, arrays)
+    assert not [f for f in validate(tmp_path / "m.apr")["findings"] if "__" in f["message"]]
+    rows = {row["name"]: row for row in tensor_stats(tmp_path / "m.apr")["tensors"]}
+    assert not any(rows[name]["flags"] for name in moments)
+    arrays["__training__.m.model.norm.weight"][3] = np.nan
+    write_apr(tmp_path / "m.apr", {}, arrays, force=True)
+    assert validate(tmp_path / "m.apr")["exit_code"] == 5
+
+
 def test_diff_measures_what_differs(tmp_path):
     arrays = hf.tensors(dtype="F32")
     write_apr(tmp_path / "a.apr", {"name": "a", "x": 1}, arrays)

@@ -79,6 +79,8 @@ def _flags(entry, moments, other):
     report = moments.report()
     flags += [f"{moments.nan} NaN"] * (moments.nan > 0)
     flags += [f"{moments.inf} infinite"] * (moments.inf > 0)
+    if is_state(entry.name):  # moments of an optimiser begin at zero and have no usual size
+        return flags
     if moments.count > 1 and moments.zeros == moments.count:
         flags.append("all zero")
     elif moments.count > 1 and report["min"] == report["max"] and not moments.nan + moments.inf:
