@@ -223,6 +223,17 @@ def test_a_rate_that_ruins_the_weights_stops_after_three_skipped_steps(base):
     assert stopped["exit_code"] == 8 and "3 steps in a row" not in stopped["detail"]
 
 
+@pytest.mark.parametrize("lr, code", [(1e30, 8), (10, 5)])
+def test_a_run_that_diverges_says_so_and_nothing_of_numpy(base, lr, code):
+    name = f"diverged{code}"
+    result = aprnb("pretrain", *flags(base, name, lr=lr, min_lr=lr, schedule="constant",
+                                      warmup_steps=0, steps_per_epoch=4), "--json")
+    report = json.loads(result.stdout)
+    assert (result.returncode, report["status"]) == (code, "ABORTED")
+    assert "Warning" not in result.stderr and "Traceback" not in result.stderr
+    assert ("DIVERGENCE" if code == 5 else "NON-FINITE") in report["detail"]
+
+
 def faulty(monkeypatch, bad, calls):
     """Plant a fault: these calls of `gradients` report `bad`; yields digests of state by call."""
     from aprnb.train import run

@@ -31,15 +31,21 @@ def _pool():
 
 
 def run_cuts(task, cuts):
-    """task(cut) for every cut, in parallel; returns when all are done, raises what any raised."""
+    """task(cut) for every cut, in parallel; returns when all are done, raises what any raised.
+
+    Threads take over the caller's np.errstate, which NumPy keeps for each thread by itself.
+    """
     if len(cuts) < 2 or getattr(_here, "worker", False):
         for cut in cuts:
             task(cut)
         return
 
+    errors = np.geterr()
+
     def in_worker(cut):
         _here.worker = True
-        task(cut)
+        with np.errstate(**errors):
+            task(cut)
     list(_pool().map(in_worker, cuts))
 
 
