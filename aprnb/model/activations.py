@@ -10,8 +10,8 @@ import numpy as np
 
 from ..dtypes import F32
 
-LOGIT_ELEMENTS = 1 << 21  # of one chunk of logits: 8 MiB in float32, so that a CPU caches it
-LOGIT_ROWS = 256  # rows a chunk has at least, however large the vocabulary: keeps products efficient
+LOGIT_ELEMENTS = 1 << 21  # of one chunk of logits: 8 MiB in fp32, so that a CPU caches it
+LOGIT_ROWS = 256  # a chunk has at least, however large the vocabulary: keeps products efficient
 
 
 @dataclass(frozen=True)
