@@ -3,6 +3,8 @@ import json
 
 import click
 
+from .options import DEVICE, JSON, precision
+
 EPILOG = """\b
 Examples:
   aprnb eval model.apr --dataset held-out/ --seq-length 1024
@@ -23,10 +25,9 @@ to evaluate; 6 model does not fit; 8 non-finite loss; 12 out of device memory; 1
               help="Batches to read  [default: every window].")
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1), metavar="N",
               help="Windows per batch; the loss does not depend on it.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--precision", default="auto", show_default=True,
-              type=click.Choice(["auto", "fp32", "bf16"]), help="Of weights and activations.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@DEVICE
+@precision()
+@JSON
 def evaluate(model, dataset, seq_length, max_batches, batch_size, device, precision, as_json):
     """Mean loss in nats per token of MODEL on every window of a dataset."""
     from ..formats.model_file import open_model

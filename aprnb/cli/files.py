@@ -5,9 +5,8 @@ import re
 import click
 
 from ..errors import CheckError, FormatError
+from .options import FORCE, JSON
 
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-FORCE = click.option("--force", is_flag=True, help="Replace an existing output (default: refuse).")
 DTYPES = click.Choice(["keep", "F32", "F16", "BF16"], case_sensitive=False)
 
 

@@ -3,6 +3,8 @@ import json
 
 import click
 
+from .options import DEVICE, JSON, precision
+
 EPILOG = """\b
 Examples:
   aprnb parity model.apr --reference reference.npz
@@ -20,9 +22,9 @@ Exit codes: 0 all equal within limits; 2 usage; 3 file not found; 4 not a model 
                    "another framework (tools/make_reference.py); every key is optional.")
 @click.option("--between", metavar="A,B",
               help="Two devices, such as cpu,cuda: every gradient tensor of one random batch.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--precision", default="fp32", show_default=True, help="fp32 or bf16.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@DEVICE
+@precision("fp32")
+@JSON
 def parity(model, reference, between, device, precision, as_json):
     """Compare MODEL with a reference, or two backends with each other, number by number."""
     from ..backend import open_backend

@@ -3,6 +3,8 @@ import json
 
 import click
 
+from .options import DEVICE, JSON, precision
+
 EPILOG = """\b
 Examples:
   aprnb run model.apr "def fib(n):"
@@ -19,9 +21,9 @@ Exit codes: 0 success; 2 usage; 3 file not found; 4 not a model file;
 @click.option("--prompt-file", metavar="FILE", help="Read the prompt from FILE; - is stdin.")
 @click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(1),
               help="New tokens at most.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--precision", default="auto", show_default=True, help="auto, fp32 or bf16.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@DEVICE
+@precision()
+@JSON
 def run(model, prompt, prompt_file, max_tokens, device, precision, as_json):
     """Continue PROMPT with the model's most likely tokens (temperature 0)."""
     from ..backend import open_backend

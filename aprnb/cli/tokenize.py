@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from .options import FORCE, JSON
+
 CORPUS = click.option("--corpus", "paths", multiple=True, required=True, metavar="PATH",
                       type=click.Path(path_type=Path),
                       help=".jsonl, .txt, .py, .parquet (extra `data`) or a folder of them; "
@@ -15,8 +17,6 @@ FIELD = click.option("--content-field", default="content", show_default=True,
                      help="Field or column that holds the text of .jsonl and .parquet.")
 OUTPUT = click.option("--output", required=True, metavar="DIR", type=click.Path(path_type=Path),
                       help="New folder; appears whole or not at all.")
-FORCE = click.option("--force", is_flag=True, help="Replace an older output of this verb.")
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
 PROGRESS_SECONDS = 2.0  # between two lines
 

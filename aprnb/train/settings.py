@@ -11,6 +11,7 @@ from ..backend import DEVICE
 from ..dtypes import PRECISIONS
 from ..errors import CheckError, UsageError
 from .schedule import SHAPES
+from .step import OptimiserSettings
 
 MODES = ("finetune", "from-scratch")
 MODE_LR = {"finetune": 5e-5, "from-scratch": 3e-4}
@@ -60,13 +61,12 @@ class Settings:
     schedule: str = "cosine"
     min_lr: float = 3e-5
     """Rate of the last step."""
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    decay_on: str = "matrices"
-    grad_clip: float = 1.0
-    """Largest global L2 norm of the gradient; 0: no clip."""
+    beta1: float = OptimiserSettings.beta1
+    beta2: float = OptimiserSettings.beta2
+    eps: float = OptimiserSettings.eps
+    weight_decay: float = OptimiserSettings.weight_decay
+    decay_on: str = OptimiserSettings.decay_on
+    grad_clip: float = OptimiserSettings.grad_clip
 
     order: str = "shuffled"
     seed: int = 42
