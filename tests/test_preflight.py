@@ -1,4 +1,4 @@
-"""Preflight must name the place where a device departs from the oracle, and pass where none does."""
+"""Preflight names the place where a device departs from the oracle, and passes where none does."""
 import math
 
 import numpy as np
