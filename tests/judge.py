@@ -72,7 +72,7 @@ def oracle_results(module, op, arguments):
 
 def run_kernel(module, op, arguments):
     """One call on the device; the arrays as they are afterwards, guard bands checked."""
-    from aprnb.kernels.cuda import cuda
+    from aprnb.kernels.cuda import copy_in, cuda
     launcher = getattr(importlib.import_module(f"aprnb.kernels.{module}"), op)
     stream, placed, bands = cuda.stream(), {}, {}
     for name, value in arguments.items():
@@ -82,13 +82,14 @@ def run_kernel(module, op, arguments):
             placed[name] = bands[id(value)][1]
         else:
             base = np.concatenate([_guard(value.dtype), value.ravel(), _guard(value.dtype)])
-            on_device = cuda.to_device(base)
+            on_device = cuda.device_array(base.shape, base.dtype)
+            copy_in(on_device, base, stream)
             view = on_device[GUARD:GUARD + value.size].reshape(value.shape)
             bands[id(value)] = on_device, view
             placed[name] = view
     launcher(*placed.values(), stream)
     stream.synchronize()
-    return {name: _unwrap(f"{op}: {name}", value, bands) if isinstance(value, np.ndarray)
+    return {name: _unwrap(f"{op}: {name}", value, bands, stream) if isinstance(value, np.ndarray)
             else value for name, value in arguments.items()}
 
 
@@ -100,8 +101,9 @@ def _guard(dtype):
     return np.full(GUARD, word, f"u{dtype.itemsize}").view(dtype)
 
 
-def _unwrap(name, value, bands):
-    base = bands[id(value)][0].copy_to_host()
+def _unwrap(name, value, bands, stream):
+    from aprnb.kernels.cuda import copy_out
+    base = copy_out(bands[id(value)][0], stream)
     guard = _guard(value.dtype).tobytes()
     assert base[:GUARD].tobytes() == guard, f"{name}: wrote before the start"
     assert base[GUARD + value.size:].tobytes() == guard, f"{name}: wrote behind the end"

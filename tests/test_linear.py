@@ -5,7 +5,7 @@ import pytest
 from aprnb.errors import ShapeError
 from aprnb.oracle.linear import linear_backward, linear_forward
 from judge import assert_gradient, blank, judge, lanes, normal, run_kernel
-from tolerance import BF16, F32
+from tolerance import BF16, F32, in_order
 
 # (R, K, N): one element, primes, one below / at / above the small tile and the depth of its slices
 SHAPES = lanes([(1, 1, 1), (3, 5, 7), (33, 17, 31)],
@@ -25,15 +25,6 @@ def test_gradients_against_central_differences():
     linear_backward(dx, dw, db, dy, x, w, False)
     for name, array, gradient in (("dx", x, dx), ("dw", w, dw), ("db", b, db)):
         assert_gradient(name, loss, array, gradient)
-
-
-def in_order(a, b):
-    """a @ b.T in float32, summed over ascending k: the kernel's order (K may exceed 4096)."""
-    a, b = a.astype(F32), b.astype(F32)
-    total = np.zeros((len(a), len(b)), F32)
-    for k in range(a.shape[1]):
-        total += np.outer(a[:, k], b[:, k])
-    return total
 
 
 @SHAPES
@@ -72,10 +63,11 @@ def test_backward(shape, types, accumulate):
 @lanes([(3, 5, 7)], [(64, 896, 1152)])
 def test_backward_without_bias(shape):
     R, K, N = shape
+    dy, x, w = normal(2, (R, N), F32), normal(3, (R, K), F32), normal(4, (N, K), F32)
     judge("linear", "linear_backward", {
-        "dx": blank((R, K), F32), "dw": blank((N, K), F32), "db": None,
-        "dy": normal(2, (R, N), F32), "x": normal(3, (R, K), F32), "w": normal(4, (N, K), F32),
-        "accumulate": False}, ("dx", "dw"))
+        "dx": blank((R, K), F32), "dw": blank((N, K), F32), "db": None, "dy": dy, "x": x, "w": w,
+        "accumulate": False}, ("dx", "dw"),
+        peer={"dx": in_order(dy, w.T), "dw": in_order(dy.T, x.T)})
 
 
 @lanes([(30, 17, 37)], [(129, 33, 257)])

@@ -39,3 +39,12 @@ def assert_agrees(name, got, truth, peer, scale=None):
         carrying = power ** 2 / float((truth ** 4).sum())
         bound = (4 * EPS[F32] + 2 * eps / np.sqrt(carrying)) * cancelled
         assert abs(gain) <= bound, f"{name}: gain {gain:.2e}, bound {bound:.2e}"
+
+
+def in_order(a, b):
+    """a @ b.T in float32, summed over ascending k: the kernels' order (K may exceed 4096)."""
+    a, b = a.astype(F32), b.astype(F32)
+    total = np.zeros((len(a), len(b)), F32)
+    for k in range(a.shape[1]):
+        total += np.outer(a[:, k], b[:, k])
+    return total
