@@ -54,7 +54,7 @@ def open_backend(device="auto", precision="auto"):
         return _cuda(int(match[1] or 0), precision)
     except DeviceError as error:
         if device != "auto":
-            raise
+            raise DeviceError(f"{error}; use --device cpu or auto") from error
         return _cpu(precision, f"no usable GPU ({error})")
 
 

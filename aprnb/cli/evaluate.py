@@ -3,7 +3,7 @@ import json
 
 import click
 
-from .options import DEVICE, JSON, precision
+from .options import DEVICE, JSON, counted, precision
 
 EPILOG = """\b
 Examples:
@@ -34,9 +34,9 @@ def evaluate(model, dataset, seq_length, max_batches, batch_size, device, precis
     from ..train.score import score
     with open_model(model) as source:
         report = score(source, dataset, seq_length, batch_size, max_batches, device, precision)
+    click.echo(json.dumps(report) if as_json else lines(report))
     for text in report["warnings"]:
         click.echo(f"warning: {text}", err=True)
-    click.echo(json.dumps(report) if as_json else lines(report))
 
 
 def lines(report):
@@ -45,5 +45,6 @@ def lines(report):
                  for key in ("ppl", "bits_per_byte"))
     return (f"{report['loss_nats']:.6f} nats per token, perplexity {ppl}; a uniform guess scores "
             f"ln V = {report['ln_vocab']:.4f}\n"
-            f"{bits} bits per byte; {report['tokens']:,} tokens in {report['windows']:,} windows\n"
+            f"{bits} bits per byte; {counted(report['tokens'], 'token')} in "
+            f"{counted(report['windows'], 'window')}\n"
             f"{report['device']}")

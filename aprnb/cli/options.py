@@ -1,4 +1,4 @@
-"""Options that several verbs share, so that they read the same everywhere."""
+"""Options and words that several verbs share, so that they read the same everywhere."""
 import click
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -13,3 +13,8 @@ def precision(default="auto"):
     return click.option("--precision", default=default, show_default=True,
                         type=click.Choice(["auto", "fp32", "bf16"]),
                         help="Of weights and activations.")
+
+
+def counted(n, noun):
+    """A number with its noun: 1 file, 1,024 files."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

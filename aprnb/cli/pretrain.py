@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from .options import counted
 from .sections import SectionedCommand, section
 
 EPILOG = """\b
@@ -136,8 +137,8 @@ def print_report(report, as_json, console):
     console.result(f"{report['status']}: {report['detail']}")
     if report["final_val_loss"] is not None:
         console.result(f"  validation  {report['final_val_loss']:.4f} nats; ln V = "
-                       f"{report['ln_vocab']:.4f}; {report['steps_recorded']} steps in "
-                       f"{report['epochs_completed']} epochs")
+                       f"{report['ln_vocab']:.4f}; {counted(report['steps_recorded'], 'step')} in "
+                       f"{counted(report['epochs_completed'], 'epoch')}")
     for name, file in (("checkpoint", report["checkpoint"]), ("loss curve", report["loss_svg"]),
                        ("summary", report["summary"])):
         console.result(f"  {name:<11} {file}")

@@ -2,12 +2,13 @@
 import json
 import os
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import click
 
-from .options import FORCE, JSON
+from .options import FORCE, JSON, counted
 
 CORPUS = click.option("--corpus", "paths", multiple=True, required=True, metavar="PATH",
                       type=click.Path(path_type=Path),
@@ -19,6 +20,7 @@ OUTPUT = click.option("--output", required=True, metavar="DIR", type=click.Path(
                       help="New folder; appears whole or not at all.")
 
 PROGRESS_SECONDS = 2.0  # between two lines
+COLUMNS = 100  # of a table
 
 
 @click.group(epilog="""\b
@@ -59,8 +61,8 @@ def train(paths, vocab_size, min_frequency, output, content_field, force, as_jso
     summary = train_folder(corpus, vocab_size, output, min_frequency, force)
     if summary["vocab_size"] < vocab_size:
         warn(f"the corpus yields {summary['vocab_size']} tokens, {vocab_size} were asked for")
-    report(summary, as_json, "{output}: {vocab_size} tokens, {merges_count} merges, "
-                             "end of text {eos_token} = {eos_token_id}")
+    report(summary, as_json, f"{output}: {size_line(summary)}, end of text {summary['eos_token']} "
+                             f"= {summary['eos_token_id']}")
 
 
 @tokenize.command("import-hf", epilog="""\b
@@ -82,8 +84,8 @@ def import_hf(source, output, force, as_json):
     The file is copied byte for byte; vocab.json and merges.txt are written beside it.
     """
     from ..data.vocabulary import import_folder
-    report(import_folder(source, output, force), as_json,
-           "{output}: {vocab_size} tokens, {merges_count} merges, style {style}")
+    summary = import_folder(source, output, force)
+    report(summary, as_json, f"{output}: {size_line(summary)}, style {summary['style']}")
 
 
 @tokenize.command("encode-corpus", epilog="""\b
@@ -128,8 +130,9 @@ def encode_corpus(paths, tokenizer_path, output, shard_tokens, content_field, eo
         print(json.dumps({"schema": "aprnb-encode-v1", "output": str(output),
                           "manifest": manifest, "audit": audited}, ensure_ascii=False))
     else:
-        print(f"{output}: {manifest['total_tokens']:,} tokens in {manifest['shard_count']} shards, "
-              f"{manifest['total_documents']:,} documents")
+        print(f"{output}: {counted(manifest['total_tokens'], 'token')} in "
+              f"{counted(manifest['shard_count'], 'shard')}, "
+              f"{counted(manifest['total_documents'], 'document')}")
         print_audit(audited)
 
 
@@ -156,8 +159,6 @@ def audit(dataset, vocab_size, tokenizer_path, val_shard, as_json):
     from ..data.shards import check_tokenizer, open_dataset
     from ..data.tokenizer import load_tokenizer
     opened = open_dataset(dataset)
-    for line in opened.warnings:
-        warn(line)
     tokenizer_path = tokenizer_path or opened.tokenizer_file
     tokenizer = load_tokenizer(tokenizer_path) if tokenizer_path else None
     if tokenizer:
@@ -168,6 +169,8 @@ def audit(dataset, vocab_size, tokenizer_path, val_shard, as_json):
         print(json.dumps(audited, ensure_ascii=False))
     else:
         print_audit(audited)
+    for line in opened.warnings:
+        warn(line)
     refuse_degenerate(audited)
 
 
@@ -195,24 +198,33 @@ def repair_manifest(dataset, tokenizer_path, as_json):
         tokenizer_path = dataset / "tokenizer.json"
     manifest = repair(dataset, load_tokenizer(tokenizer_path) if tokenizer_path else None)
     summary = {"schema": "aprnb-repair-manifest-v1", "dataset": str(dataset), "manifest": manifest}
-    report(summary, as_json, f"{dataset}: manifest of {manifest['shard_count']} shards, "
-                             f"{manifest['total_tokens']:,} tokens")
+    report(summary, as_json, f"{dataset}: manifest of {counted(manifest['shard_count'], 'shard')}, "
+                             f"{counted(manifest['total_tokens'], 'token')}")
 
+
+# ---------------------------------------------------------------- what is printed
 
 def report(summary, as_json, line):
     """One JSON document, or one line of the same facts."""
-    print(json.dumps(summary, ensure_ascii=False) if as_json else line.format(**summary))
+    print(json.dumps(summary, ensure_ascii=False) if as_json else line)
+
+
+def size_line(summary):
+    """The size of a tokenizer in words."""
+    return f"{counted(summary['vocab_size'], 'token')}, {counted(summary['merges_count'], 'merge')}"
 
 
 def warn(text):
+    """A warning on stderr, which never changes the exit code."""
     print(f"warning: {text}", file=sys.stderr)
 
 
 def warn_skipped(corpus):
+    """Name the files that will not be read, before the long work on the others begins."""
     if corpus.skipped:
         names = "".join(f"\n  {file}" for file in corpus.skipped)
-        warn(f"{len(corpus.skipped)} files are not UTF-8 and were skipped "
-             f"({corpus.skipped_nbytes:,} bytes):{names}")
+        warn(f"{counted(len(corpus.skipped), 'file')} skipped, not UTF-8 "
+             f"({counted(corpus.skipped_nbytes, 'byte')}):{names}")
 
 
 class Progress:
@@ -234,20 +246,33 @@ class Progress:
 
 
 def print_audit(audited):
-    """The audit as a table, two columns."""
+    """The audit as a table of two columns, at most COLUMNS wide."""
     def number(key, unit="", digits=2):
         return "unknown" if audited[key] is None else f"{audited[key]:,.{digits}f}{unit}"
-    top = ", ".join(f"{row['text']!r} {row['percent']:.1f} %" if row["text"] is not None
-                    else f"{row['id']} {row['percent']:.1f} %" for row in audited["most_frequent"])
-    rows = [("tokens", f"{audited['tokens']:,} in {audited['shards']} shards"),
-            ("distinct ids", f"{audited['distinct']:,} of {audited['vocab_size'] or 'unknown'}"),
+    size = audited["vocab_size"]
+    rows = [("tokens", f"{audited['tokens']:,} in {counted(audited['shards'], 'shard')}"),
+            ("distinct ids", f"{audited['distinct']:,} of {f'{size:,}' if size else 'unknown'}"),
             ("entropy", f"{number('entropy_bits')} of {number('log2_vocab')} bits"),
             ("unknown", number("unknown_percent", " %")),
             ("tokens per byte", number("tokens_per_byte", digits=3)),
             ("repeated windows", number("repeated_percent", " % of 13-token windows")),
-            ("in validation", number("shared_percent", " % also in training") +
-             f" ({audited['validation']})"),
-            ("most frequent", top), ("sample", repr(audited["sample"]))]
+            ("leaked windows", number("shared_percent", " % of those of the validation data "
+                                      f"({audited['validation']}) also in training")),
+            ("most frequent", most_frequent(audited)), ("sample", repr(audited["sample"])),
+            ("verdict", "plausible text" if audited["ok"] else "DEGENERATE")]
     for name, value in rows:
-        print(f"  {name:17s} {value}")
-    print("  verdict           " + ("plausible text" if audited["ok"] else "DEGENERATE"))
+        for line in folded(value):
+            print(f"  {name:17s} {line}")
+            name = ""
+
+
+def most_frequent(audited):
+    """The most frequent tokens with their share; ids where no tokenizer gives a text."""
+    return ", ".join(f"{row['id'] if row['text'] is None else repr(row['text'])} "
+                     f"{row['percent']:.1f} %" for row in audited["most_frequent"])
+
+
+def folded(text, width=COLUMNS - 20):
+    """Lines of a long text, cut after spaces, none of which is lost or added."""
+    return textwrap.wrap(text, width, drop_whitespace=False, replace_whitespace=False,
+                         expand_tabs=False, break_on_hyphens=False) or [""]

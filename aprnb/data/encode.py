@@ -103,7 +103,7 @@ def write_documents(corpus, tokenizer, writer, options, eos, progress):
             done += document.progress
             tokens += len(ids)
         if progress:
-            progress(done, corpus.nbytes, tokens)
+            progress(done, corpus.nbytes, tokens + eos_count)
     finish_document()
     writer.close()
     return eos_count

@@ -21,7 +21,7 @@ class GpuDevice:
         """Errors: DeviceError (exit 14) if this GPU cannot be used, with the driver's reason."""
         reason = unusable_reason(index)
         if reason:
-            raise DeviceError(f"cuda:{index}: {reason}; use --device cpu or auto")
+            raise DeviceError(f"cuda:{index}: {reason}")
         cuda.select_device(index)
         device = cuda.get_current_device()
         self.name = f"cuda:{index}"

@@ -8,7 +8,7 @@ from .settings import PATHS
 
 SCHEMA = "aprnb-pretrain-config-v1"
 ON_LINES = ("dataset", "val_shard", "run_dir", "init", "tokenizer", "arch")  # of their own
-WIDTH = 118  # columns of the table
+WIDTH = 100  # columns of the table
 
 
 def introduce(plan, model, data, console):
