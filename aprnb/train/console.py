@@ -1,11 +1,18 @@
-"""What a run tells its user: plain lines, or a progress bar where the stream is a terminal."""
+"""What a run tells its user: plain lines, or a progress bar where the stream is a terminal.
+
+Everything of a run goes through one Console, because whatever else printed would tear the bar:
+lines written while it stands are put above it. rich is imported only where a bar is drawn.
+"""
 import sys
 
 from .evaluate import perplexity
 
 
 class Console:
-    """Lines on one stream; warnings go to stderr, or above the bar while there is one."""
+    """Lines on one stream; warnings go to stderr, or above the bar while there is one.
+
+    With --json the stream is stderr, so that stdout holds the document alone.
+    """
 
     def __init__(self, stream=None, quiet=False):
         """quiet leaves only warnings and the result."""
@@ -13,20 +20,26 @@ class Console:
         self._bar = None
 
     def note(self, text=""):
+        """A line that --quiet leaves out."""
         if not self.quiet:
             self._print(text)
 
     def warn(self, text):
+        """A line that is always shown and never changes how the run ends."""
         if self._bar:
             self._above_bar(f"warning: {text}")
         else:
             print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def result(self, text):
+        """A line of the outcome, shown also with --quiet."""
         self._print(text)
 
     def step(self, record, steps):
-        """One line, or one movement of the bar, per step."""
+        """One line, or one movement of the bar, per step.
+
+        record: an object of metrics.jsonl;  steps: how many the run will have.
+        """
         if self.quiet:
             return
         done = record["step"] + 1
@@ -40,7 +53,10 @@ class Console:
                         f"{rate} | {record['wall_ms']:.1f} ms | {speed}")
 
     def epoch(self, epoch, metadata, ln_vocab_nats, path):
-        """The line at the end of an epoch."""
+        """The line at the end of an epoch, with its validation loss beside that of a guess.
+
+        metadata: the object of epoch-NNN.metadata.json;  path: the checkpoint it belongs to.
+        """
         loss = metadata["val_loss"]
         self.note(f"epoch {epoch} | validation {loss:.4f} nats (ppl {perplexity(loss):,.2f}, ln V "
                   f"{ln_vocab_nats:.4f}) | {path}")
@@ -58,9 +74,11 @@ class Console:
             print(text, file=self.stream, flush=True)
 
     def _above_bar(self, text):
+        # no markup: a path may hold brackets; soft_wrap: the terminal folds long lines, not rich
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _progress(self, steps):
+        """The bar, begun with the first step: what is printed before it stays plain text."""
         if self._bar is None:
             from rich.console import Console as Terminal
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

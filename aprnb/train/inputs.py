@@ -1,4 +1,10 @@
-"""What a run reads: model, tokenizer and data, opened and judged before a device is touched."""
+"""What a run reads: model, tokenizer and data, opened and judged before a device is touched.
+
+Model, tokenizer and shards must belong together, and each pair is checked by what the files say:
+ids against rows of the embedding, the digest in the manifest against that of the tokenizer. What
+cannot be checked becomes a warning, never a guess. A checkpoint carries the tokenizer and chat
+template of the model that it continues ("luggage"), so that it can be spoken with by itself.
+"""
 import hashlib
 import json
 import math
@@ -33,6 +39,7 @@ class ModelInput:
 
     @property
     def ln_vocab_nats(self):
+        """Loss of a uniform guess over the rows of the embedding."""
         return math.log(self.config.vocab_size)
 
 
@@ -56,7 +63,12 @@ class DataInput:
 # ---------------------------------------------------------------- model
 
 def open_model_input(settings, state=None):
-    """ModelInput of --init or --arch, or of a saved state. Errors: LoadError, FormatError ..."""
+    """ModelInput of --init or --arch, or of a saved state.
+
+    state: OpenModel of the run that goes on; its own tokenizer then stands.
+    Errors: LoadError if sequence or tokenizer do not fit the model; UsageError, NotFoundError,
+    FormatError for what cannot be opened.
+    """
     opened = state or (open_model(settings.init) if settings.init else None)
     config = opened.config if opened else arch_config(settings.arch)
     if settings.seq_length > config.max_position_embeddings:
@@ -82,7 +94,11 @@ def open_model_input(settings, state=None):
 
 
 def arch_config(name):
-    """ModelConfig of a preset or of a config.json. Errors: UsageError, LoadError."""
+    """ModelConfig of a preset, of a config.json or of the folder that holds one.
+
+    Errors: UsageError for an unknown name, NotFoundError for a missing file, LoadError for one
+    that lacks a hyper-parameter: none is ever guessed.
+    """
     if name in PRESETS:
         return PRESETS[name]
     path = Path(name)
@@ -95,7 +111,10 @@ def arch_config(name):
 
 
 def find_tokenizer(dataset, opened=None, given=None):
-    """Tokenizer from the path given, else the model's own, else the dataset's, else None."""
+    """Tokenizer from the path given, else the model's own, else the dataset's, else None.
+
+    Errors: TokenizerStyleError for a vocabulary that is not byte-level.
+    """
     if given:
         return load_tokenizer(given)
     if opened and opened.tokenizer_json:
@@ -117,7 +136,10 @@ def tokenizer_luggage(tokenizer, config, before):
 
 
 def luggage_of(opened):
-    """What a checkpoint takes over from the model that it continues, beside its weights."""
+    """What a checkpoint takes over from the model that it continues, beside its weights.
+
+    A Hugging Face folder names the ids that end a text in its JSON files, an .apr in metadata.
+    """
     found = {key: value for key, value in opened.metadata.items()
              if (key.startswith("tokenizer.") or key in LUGGAGE) and value is not None}
     if isinstance(opened.source, HfModel):
@@ -131,7 +153,12 @@ def luggage_of(opened):
 # ---------------------------------------------------------------- data
 
 def open_data_input(settings, model):
-    """DataInput of --dataset and --val-shard, after the gate CORPUS-PREFLIGHT on both."""
+    """DataInput of --dataset and --val-shard, after the gate CORPUS-PREFLIGHT on both.
+
+    Without --val-shard the tail of the dataset is held out: --val-batches batches, but at most 5 %
+    of the windows. Repeats and leaks are counted and warned about, never refused.
+    Errors: CheckError for data on which a loss means nothing, or that another tokenizer made.
+    """
     dataset, windows = _open(settings.dataset, settings, model)
     batch, wanted = settings.batch_size, settings.val_batches * settings.batch_size
     if settings.val_shard:
@@ -153,6 +180,7 @@ def open_data_input(settings, model):
 
 
 def _open(path, settings, model):
+    """(Dataset, its Windows), with ids, counts, checksums and tokenizer judged."""
     dataset = open_dataset(path, model.config.vocab_size, model.tokenizer_digest)
     refuse_meaningless(dataset, model.config.vocab_size, settings.seq_length)
     return dataset, Windows(dataset, settings.seq_length)

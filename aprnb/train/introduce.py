@@ -1,4 +1,8 @@
-"""The resolved configuration of a run: on the screen before the first step, and as config.json."""
+"""The resolved configuration of a run: on the screen before the first step, and as config.json.
+
+Both name the origin of every value: "flag" (given by the user), "default", "mode default" (follows
+from --mode), "chosen" (what auto stood for on this machine). --resume reads config.json back.
+"""
 import os
 from dataclasses import asdict
 
@@ -12,7 +16,10 @@ WIDTH = 100  # columns of the table
 
 
 def introduce(plan, model, data, console):
-    """Say model, device, data and every setting, with its origin unless that is the default."""
+    """Say model, device, data and every setting, with its origin unless that is the default.
+
+    The settings stand in as many columns as fit into WIDTH; paths have lines of their own above.
+    """
     s = plan.settings
     start = plan.state.path if plan.state else s.init or f"random weights, {s.arch}"
     console.note(f"model    {model.config.family}, {model.table.parameters:,} parameters, {start}")
@@ -31,7 +38,11 @@ def introduce(plan, model, data, console):
 
 
 def config_json(plan, model, data):
-    """The object of config.json: every setting with its value and where that came from."""
+    """The object of config.json: every setting with its value and where that came from.
+
+    `device`, `model` and `data` are there to be read by people; resuming judges the data by the
+    fingerprint in the saved state, not by this one.
+    """
     rows = {name: {"value": value, "from": origin} for name, value, origin in setting_rows(plan)}
     return {"schema": SCHEMA, "aprnb": __version__, "settings": rows,
             "device": {"name": model.backend.name, "precision": model.backend.precision,
@@ -51,4 +62,5 @@ def setting_rows(plan):
 
 
 def _cell(value):
+    """A value as the table shows it; config.json holds it in full."""
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

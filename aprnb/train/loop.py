@@ -74,7 +74,11 @@ class Stop(Exception):
 
 @dataclass
 class Loop:
-    """One run from its position to its end."""
+    """One run from its position to its end.
+
+    Built by train/run.py with everything opened and allocated; `run` then only computes and writes.
+    What ends a run early is raised as a Stop from wherever it was found.
+    """
 
     settings: Settings
     model: Model
@@ -119,6 +123,7 @@ class Loop:
             return stop.outcome
 
     def _stop_if_asked(self):
+        """After Ctrl-C or SIGTERM: save, then stop between two steps."""
         if self.interrupt.requested:
             self.save_state()
             raise Stop("INTERRUPTED", f"after {self.position.step} of {self.settings.num_steps} "
@@ -131,6 +136,12 @@ class Loop:
     # ------------------------------------------------------------ a step
 
     def _step(self):
+        """One batch: gradients, gate 007, update, record.
+
+        `wall` runs from before the batch is read until the update is enqueued; reading the loss
+        has waited for the device, so the time of a step is true and only the last update's
+        tail falls into the next one.
+        """
         at, settings = self.position, self.settings
         began = time.perf_counter()
         inputs, targets = self._batch()
@@ -155,6 +166,7 @@ class Loop:
         at.wall_seconds += wall
 
     def _batch(self):
+        """(inputs, targets) of the next batch; says when the data begin anew."""
         passes = self.stream.pass_number
         inputs, targets = next(self.stream)
         self._require(gates.full_batch(int((targets >= 0).sum()),
@@ -167,6 +179,7 @@ class Loop:
         return inputs, targets
 
     def _record(self, record):
+        """Judge a step's record by gates 001 and 008, write it, show it."""
         self._require(gates.record_fields(record, FIELDS))
         self._require(gates.speed(record["tokens_per_sec"]))
         if record["gpu_util_pct"] is not None:
@@ -202,6 +215,7 @@ class Loop:
                                   f"{gate.message}")
 
     def _abort_nonfinite(self, detail):
+        """Stop with exit code 8, with a state to look at if the weights can still be written."""
         try:
             self.save_state()
         except NonFiniteError as error:  # the weights themselves are bad
@@ -212,6 +226,7 @@ class Loop:
     # ------------------------------------------------------------ an epoch
 
     def _epoch_is_over(self):
+        """Whether an evaluation is due: steps_per_epoch steps are done, or all of them."""
         steps = self.position.step - self.position.epoch_start
         return steps and (steps == self.settings.steps_per_epoch
                           or self.position.step == self.settings.num_steps)
@@ -237,6 +252,7 @@ class Loop:
             raise self._judged_target("EARLY_STOP", gate.message)
 
     def _evaluate(self):
+        """Validation loss in nats per target token; one that is not finite ends the run."""
         try:
             result = self.evaluator.mean(self.data.val, list(self.data.val_indices))
         except NonFiniteError as error:
@@ -245,6 +261,7 @@ class Loop:
         return float(result.loss_nats)
 
     def _write_epoch(self, val_loss):
+        """Checkpoint and metadata of the epoch (gate 002), its line on the console, loss.svg."""
         at, path = self.position, self.folder.epoch_file(self.position.epoch)
         trained = at.recorded_in_epoch > 0
         train_loss = at.loss_sum_nats / at.recorded_in_epoch if trained else None
@@ -268,7 +285,12 @@ class Loop:
                 "training_settings": asdict(self.settings)}
 
     def save_state(self):
-        """Write ckpt/state-NNNNNN.apr, then remove what --keep no longer wants."""
+        """Write ckpt/state-NNNNNN.apr, then remove what --keep no longer wants.
+
+        The logs are made durable first: a state counts their records, and a resumed run cuts them
+        to that count, so they may be longer than it says and never shorter.
+        Errors: NonFiniteError if a weight is not finite; StorageError.
+        """
         at, path = self.position, self.folder.state_file(self.position.step)
         self.note("saving_state", path=str(path))
         self.metrics.sync()
@@ -302,10 +324,14 @@ class Loop:
     # ------------------------------------------------------------ the end
 
     def _final(self):
+        """The Stop of a run that did all its steps."""
         return self._judged_target("COMPLETED", f"{self.position.step} steps")
 
     def _judged_target(self, status, detail):
-        """Stop with `status`, or what --target-val-loss makes of it."""
+        """Stop with `status`, or what --target-val-loss makes of it (gate 003).
+
+        Reached: COMPLETED becomes CONVERGED; missed: the status stays, the exit code is 5.
+        """
         wanted = self.settings.target_val_loss
         if wanted is None:
             return Stop(status, f"{detail}; no target was given")
@@ -317,9 +343,11 @@ class Loop:
     # ------------------------------------------------------------ gates
 
     def _judge(self, gate):
+        """Remember a gate's outcome for summary.json; whether it passed."""
         self.gates[gate.id, gate.name] = gate
         return gate.ok
 
     def _require(self, gate):
+        """End the run with exit code 5 if a gate fails."""
         if not self._judge(gate):
             raise Stop("ABORTED", gate.message, CheckError.exit_code)

@@ -1,7 +1,9 @@
 """loss.svg: training loss, validation points and the ln V of a uniform guess, in nats.
 
-Plain SVG 1.1 that any browser shows. More than MAX_POINTS steps are averaged in equal buckets, so
-the file stays small however long the run.
+Plain SVG 1.1 that any browser shows, and no plotting library to install. More than MAX_POINTS steps
+are averaged in equal buckets, so the file stays small however long the run.
+
+Below, `x` and `y` are the maps from steps and nats to pixels; SVG counts y downwards from the top.
 """
 import math
 from html import escape
@@ -46,14 +48,20 @@ def loss_svg(train, validation, ln_vocab_nats, title):
 # ---------------------------------------------------------------- numbers
 
 def bucket_means(points, most):
-    """At most `most` points: the means of equal runs of neighbours, at their mean step."""
+    """At most `most` points: the means of equal runs of neighbours, at their mean step.
+
+    points: list of (step, loss). The last bucket is shorter when the count does not divide.
+    """
     width = max(1, -(-len(points) // most))
     buckets = [points[i:i + width] for i in range(0, len(points), width)]
     return [tuple(sum(values) / len(bucket) for values in zip(*bucket)) for bucket in buckets]
 
 
 def nice_ticks(low, high, count):
-    """About `count` multiples of 1, 2 or 5 times a power of ten that enclose low..high."""
+    """About `count` multiples of 1, 2 or 5 times a power of ten that enclose low..high.
+
+    At least two, also where low equals high.
+    """
     span = max(high - low, abs(high) * 1e-6, 1e-9)
     power = 10.0 ** math.floor(math.log10(span / count))
     unit = next(m * power for m in (1, 2, 5, 10) if m * power * count >= span)
@@ -67,6 +75,7 @@ def scale(low, high, start, end):
 
 
 # ---------------------------------------------------------------- parts of the picture
+# each as SVG elements in text; what is drawn later lies on top
 
 def _text(x, y, text, anchor="start", size=12, weight="normal", colour=INK, turn=""):
     return (f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" font-weight="{weight}" '
@@ -79,6 +88,7 @@ def _line(x1, y1, x2, y2, colour, style=""):
 
 
 def _axes(x, y, x_ticks, y_ticks):
+    """Grid lines with their losses, ticks with their steps, and what both are."""
     floor, middle = HEIGHT - BOTTOM, (TOP + HEIGHT - BOTTOM) / 2
     for value in y_ticks:
         yield _line(LEFT, y(value), WIDTH - RIGHT, y(value), FAINT)
@@ -93,6 +103,7 @@ def _axes(x, y, x_ticks, y_ticks):
 
 
 def _uniform(y, ln_vocab_nats, shown):
+    """ln V as a dashed line, or in words where it lies outside of the picture."""
     label = f"ln V = {ln_vocab_nats:.3f}, a uniform guess"
     if not shown:
         yield _text(WIDTH - RIGHT - 4, TOP + 14, f"{label}: outside this picture", "end",
@@ -104,15 +115,18 @@ def _uniform(y, ln_vocab_nats, shown):
 
 
 def _points(x, y, points):
+    """The `points` attribute of a polyline; a tenth of a pixel is finer than eyes."""
     return " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in points)
 
 
 def _training(x, y, curve):
+    """The loss of the training steps, one line."""
     yield (f'<polyline id="train" points="{_points(x, y, curve)}" fill="none" '
            f'stroke="{TRAIN}" stroke-width="1.6" stroke-linejoin="round"/>')
 
 
 def _validation(x, y, points):
+    """A dot for every evaluation, which says its step and loss when pointed at, and a line."""
     yield (f'<polyline id="validation" points="{_points(x, y, points)}" fill="none" '
            f'stroke="{VALIDATION}" stroke-width="1.2"/>')
     for step, loss in points:
@@ -121,6 +135,7 @@ def _validation(x, y, points):
 
 
 def _legend():
+    """Names of both curves, at the top right."""
     at = WIDTH - RIGHT - 190
     yield _line(at, 20, at + 24, 20, TRAIN, 'stroke-width="2"')
     yield _text(at + 30, 24, "training")

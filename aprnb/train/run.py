@@ -64,6 +64,7 @@ def pretrain(given, console, resume=False, force=False):
 # ---------------------------------------------------------------- before the first step
 
 def _new(given, force):
+    """Plan of a run that starts. Errors: UsageError; CheckError if the run folder is occupied."""
     settings, origins = resolve(given)
     folder = RunFolder(settings.run_dir)
     folder.refuse_existing(force)
@@ -71,6 +72,11 @@ def _new(given, force):
 
 
 def _resumed(given):
+    """Plan of a run that goes on from its newest state, with the settings of its config.json.
+
+    Errors: NotFoundError without a run there; CheckError if it has no state, if config.json was
+    edited, or if a flag would change the numbers of the rest.
+    """
     folder = RunFolder(given["run_dir"])
     config = folder.read_config()
     try:
@@ -84,7 +90,11 @@ def _resumed(given):
 
 
 def _prepare(plan, console, interrupt):
-    """(Loop at its position, preflight report or None); makes the run folder last."""
+    """(Loop at its position, preflight report or None); makes the run folder last.
+
+    From `interrupt.arm()` on there is something to save, so Ctrl-C ends the run after a step;
+    before, it ends the program at once and leaves nothing.
+    """
     source = open_model_input(plan.settings, plan.state)
     if plan.settings.max_epoch0_loss is None:
         plan.fix("mode default", max_epoch0_loss=default_first_limit_nats(
@@ -114,6 +124,7 @@ def _prepare(plan, console, interrupt):
 
 
 def _model(plan, source):
+    """Model on its device; the plan learns which device and precision auto stood for."""
     settings = plan.settings
     backend = open_backend(settings.device, settings.precision)
     plan.fix("chosen" if settings.device == "auto" else plan.origins["device"],
@@ -126,6 +137,11 @@ def _model(plan, source):
 
 
 def _trainer(plan, model):
+    """Trainer with every buffer allocated, so that memory runs out here or not at all.
+
+    The micro-batch that was chosen becomes a setting: a resumed run must cut as this one did,
+    since sums in another order differ in their last bits.
+    """
     s = plan.settings
     trainer = Trainer(model, s.batch_size, s.micro_batch, s.seq_length, OptimiserSettings(
         s.beta1, s.beta2, s.eps, s.weight_decay, s.decay_on, s.grad_clip))
@@ -135,7 +151,10 @@ def _trainer(plan, model):
 
 
 def _restore(plan, trainer, stream, data):
-    """(Position, length of metrics.jsonl) of the saved state, after putting its parts back."""
+    """(Position, length of metrics.jsonl in bytes) of the saved state, its parts put back.
+
+    Errors: CheckError if the data are others, or if --num-steps is less than what is done.
+    """
     saved = read_position(plan.state)
     if saved["data_fingerprint"] != data.fingerprint:
         raise CheckError(f"--resume: the tokens of {plan.settings.dataset} (or of --val-shard) are "
@@ -152,6 +171,7 @@ def _restore(plan, trainer, stream, data):
 
 def _loop(plan, model, source, trainer, stream, data, console, interrupt, position,
           metrics_bytes):
+    """The Loop; opens both logs, records after those of `position` are cut off."""
     s = plan.settings
     metrics, events = plan.folder.logs(metrics_bytes)
     return Loop(settings=s, model=model, luggage=source.luggage, trainer=trainer,
@@ -162,6 +182,7 @@ def _loop(plan, model, source, trainer, stream, data, console, interrupt, positi
 
 
 def _note_start(loop, data):
+    """The first objects of events.jsonl: how this process began, and on how much data."""
     loop.note("resume" if loop.checkpoint else "start", device=loop.model.backend.name,
               precision=loop.model.backend.precision, num_steps=loop.settings.num_steps)
     loop.note("data", train_windows=len(data.train_indices), val_windows=len(data.val_indices),
@@ -169,7 +190,9 @@ def _note_start(loop, data):
 
 
 def _preflight(settings, model, data, console):
-    """The preflight report as a dict, or None where it does not run (on the CPU, or off)."""
+    """The preflight report as a dict, or None where it does not run: off, or on the CPU, which
+    is the oracle itself. Errors: CheckError naming the first layer that departs.
+    """
     if settings.preflight == "off" or model.backend.name == "cpu":
         return None
     report = preflight(model, data.train[data.train_indices[0]])
@@ -192,7 +215,11 @@ def _provisioning(settings, model):
 # ---------------------------------------------------------------- after the last step
 
 def _finish(loop, outcome, checked):
-    """Draw the picture, write summary.json and return it."""
+    """Draw the picture, write summary.json and return it.
+
+    Losses are in nats; `final_val_loss` is null where no evaluation was reached, `checkpoint`
+    where nothing was saved.
+    """
     at = loop.position
     loop.draw()
     history = at.val_history_nats
