@@ -121,4 +121,4 @@ def is_out_of_memory(error):
 
 
 def _one_line(error):
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()).split(". ")[0]  # advice of the library follows; ours too
