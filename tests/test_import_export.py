@@ -149,16 +149,15 @@ def test_training_checkpoint_exports_without_its_optimiser_state(tmp_path):
 def test_import_of_a_large_model_takes_little_memory(tmp_path):
     """Peak memory stays flat while the source grows: 96 MB of weights, one tensor of 92 MiB."""
     script = textwrap.dedent(f"""
-        import sys, resource
+        import sys
         sys.path.insert(0, {str(GOLDEN.parents[1])!r})
-        import numpy as np, hf_fixture as hf
+        from memory import peak_mib
         from pathlib import Path
         from aprnb.formats import convert
         here = Path({str(tmp_path)!r})
-        peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-        before = peak()
+        before = peak_mib()
         convert.import_model(here / "s", here / "m.apr")
-        print(before, peak())
+        print(before, peak_mib())
     """)
     arrays = hf.tensors(layers=2)
     arrays["model.embed_tokens.weight"] = np.zeros((3_000_000, 16), hf.BF16)
