@@ -62,6 +62,28 @@ def test_clip_factor(shape, max_norm):
     assert (got["clip"][0] < 1) == (max_norm == 0.5)
 
 
+def nan_stays(run):
+    """A norm that is not a number must not pass as "no clipping"."""
+    clip = run(np.array([1, np.nan], F32), 1.0)
+    assert np.isnan(clip[0])
+
+
+def test_clip_factor_of_nan_in_the_oracle():
+    def run(partials, max_norm):
+        norm, clip = blank(1, F32), np.ones(1, F32)
+        clip_factor(norm, clip, partials, max_norm)
+        return clip
+    nan_stays(run)
+
+
+@lanes([(2,)])
+def test_clip_factor_of_nan_in_the_kernel(shape):
+    from judge import run_kernel
+    nan_stays(lambda partials, max_norm: run_kernel("reduce", "clip_factor", {
+        "norm": blank(1, F32), "clip": np.ones(1, F32), "partials": partials,
+        "max_norm": max_norm})["clip"])
+
+
 @lanes([(1,), (999,)], [(1_000_003,)])
 @pytest.mark.parametrize("out", [F32, BF16], ids=["to-f32", "to-bf16"])
 @DTYPES

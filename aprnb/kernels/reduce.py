@@ -64,7 +64,7 @@ def clip_factor_kernel(norm, clip, partials, max_norm):
 def column_sum(out, x, accumulate, stream):
     """out[c] (+)= sum over rows of x[r, c]: the gradient of a broadcast bias.
 
-    Shapes:  out (C,) f32 out;  x (R, C) bf16|f32
+    Shapes:  out (C,) f32 in and out;  x (R, C) bf16|f32
     """
     C = x.shape[1]
     expect("column_sum", out=(out, (C,)))

@@ -36,29 +36,29 @@ def activation_table(config, batch, length, dtype, training):
     """
     c, B, T, R = config, batch, length, batch * length
     heads = c.num_heads + 2 * c.num_kv_heads
-    wide = (R, c.hidden_size)
+    hidden = (R, c.hidden_size)
     rows = [Buffer("losses", (R,), F32, "scratch")]
     for layer in range(c.num_layers if training else 1):
         rows += [Buffer(f"{layer}.{name}", shape, kind, "saved") for name, shape, kind in (
-            ("s_attn", wide, dtype),  # residual stream at the attention norm
-            ("y_attn", wide, dtype),  # its normalised form
+            ("s_attn", hidden, dtype),  # residual stream at the attention norm
+            ("y_attn", hidden, dtype),  # its normalised form
             ("rstd_attn", (R,), F32),
             ("qkv", (B, T, heads, c.head_dim), dtype),  # after RoPE
             ("o", (B, T, c.num_heads, c.head_dim), dtype),
             ("lse", (B, c.num_heads, T), F32),
-            ("s_mlp", wide, dtype),
-            ("y_mlp", wide, dtype),
+            ("s_mlp", hidden, dtype),
+            ("y_mlp", hidden, dtype),
             ("rstd_mlp", (R,), F32),
             ("gate_up", (R, 2 * c.intermediate_size), dtype),
             ("act", (R, c.intermediate_size), dtype),
         )]
-    rows += [Buffer("s_final", wide, dtype, "saved"), Buffer("y_final", wide, dtype, "saved"),
-             Buffer("rstd_final", (R,), F32, "saved"), Buffer("branch", wide, dtype, "scratch"),
+    rows += [Buffer("s_final", hidden, dtype, "saved"), Buffer("y_final", hidden, dtype, "saved"),
+             Buffer("rstd_final", (R,), F32, "saved"), Buffer("branch", hidden, dtype, "scratch"),
              Buffer("logits", (logit_rows(R, c.vocab_size), c.vocab_size), F32, "logits")]
     if training:
         rows += [Buffer(name, shape, kind, "scratch") for name, shape, kind in (
-            ("d_residual", wide, dtype),
-            ("d_wide", wide, dtype),
+            ("d_residual", hidden, dtype),
+            ("d_hidden", hidden, dtype),
             ("d_o", (B, T, c.num_heads, c.head_dim), dtype),
             ("d_qkv", (B, T, heads, c.head_dim), dtype),
             ("delta", (B, c.num_heads, T), F32),

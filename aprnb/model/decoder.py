@@ -18,7 +18,7 @@ class Decoder:
         self.rows = batch * length
         self.heads = config.num_heads + config.num_kv_heads  # RoPE turns queries and keys
         self.head = weights["model.embed_tokens.weight" if config.tied else "lm_head.weight"]
-        self.shared_layers = "1.qkv" not in acts  # evaluation: every layer reuses layer 0's buffers
+        self.shared_layers = "1.qkv" not in acts  # evaluation: all use those of layer 0
 
     # ------------------------------------------------------------ forward
 
@@ -80,12 +80,12 @@ class Decoder:
         """
         ops, acts = self.ops, self.acts
         tied = self.config.tied
-        d_residual, d_wide = acts["d_residual"], acts["d_wide"]
+        d_residual, d_hidden = acts["d_residual"], acts["d_hidden"]
         ops.linear_cross_entropy_backward(
-            acts["losses"], d_wide, grads["model.embed_tokens.weight" if tied else
+            acts["losses"], d_hidden, grads["model.embed_tokens.weight" if tied else
                                           "lm_head.weight"],
             acts["logits"], acts["y_final"], self.head, targets, scale, accumulate)
-        ops.rmsnorm_backward(d_residual, grads["model.norm.weight"], d_wide, acts["s_final"],
+        ops.rmsnorm_backward(d_residual, grads["model.norm.weight"], d_hidden, acts["s_final"],
                              self.weights["model.norm.weight"], acts["rstd_final"], accumulate)
         for layer in reversed(range(self.config.num_layers)):
             self._layer_backward(layer, grads, accumulate)
@@ -95,15 +95,15 @@ class Decoder:
         return acts["losses"]
 
     def _layer_backward(self, layer, grads, accumulate):
-        ops, d_residual, d_wide = self.ops, self.acts["d_residual"], self.acts["d_wide"]
+        ops, d_residual, d_hidden = self.ops, self.acts["d_residual"], self.acts["d_hidden"]
         w, a = self._layer(layer)
         g = _named(grads, f"model.layers.{layer}.")
         self._mlp_backward(w, a, g, accumulate)
-        ops.add_rmsnorm_backward(d_residual, g("post_attention_layernorm.weight"), d_wide,
+        ops.add_rmsnorm_backward(d_residual, g("post_attention_layernorm.weight"), d_hidden,
                                  d_residual, a("s_mlp"), w("post_attention_layernorm.weight"),
                                  a("rstd_mlp"), accumulate)
         self._attention_backward(w, a, g, accumulate)
-        ops.add_rmsnorm_backward(d_residual, g("input_layernorm.weight"), d_wide, d_residual,
+        ops.add_rmsnorm_backward(d_residual, g("input_layernorm.weight"), d_hidden, d_residual,
                                  a("s_attn"), w("input_layernorm.weight"), a("rstd_attn"),
                                  accumulate)
 
@@ -112,7 +112,7 @@ class Decoder:
         ops.linear_backward(acts["d_act"], g("mlp.down_proj.weight"), None, acts["d_residual"],
                             a("act"), w("mlp.down_proj.weight"), accumulate)
         ops.swiglu_backward(acts["d_gate_up"], acts["d_act"], a("gate_up"))
-        ops.linear_backward(acts["d_wide"], g("gate_up.weight"), None, acts["d_gate_up"],
+        ops.linear_backward(acts["d_hidden"], g("gate_up.weight"), None, acts["d_gate_up"],
                             a("y_mlp"), w("gate_up.weight"), accumulate)
 
     def _attention_backward(self, w, a, g, accumulate):
@@ -123,7 +123,7 @@ class Decoder:
                             accumulate)
         ops.attention_backward(d_qkv, acts["delta"], d_o, a("qkv"), a("o"), a("lse"))
         ops.rope_backward(d_qkv, self.cos, self.sin, self.heads)
-        ops.linear_backward(acts["d_wide"], g("qkv.weight"), self._bias(g), self._flat(d_qkv),
+        ops.linear_backward(acts["d_hidden"], g("qkv.weight"), self._bias(g), self._flat(d_qkv),
                             a("y_attn"), w("qkv.weight"), accumulate)
 
     # ------------------------------------------------------------ views

@@ -13,8 +13,9 @@ from .rope_table import rope_table
 class Model:
     """Configuration, parameter table and weights.
 
-    master   (n,) f32: what the optimiser updates; absent in a model that is only read
-    work     (n,) in the backend's storage type: what the ops read; the same array in fp32
+    master   (n,) f32: what the optimiser updates; the same array as `work` in fp32 and in a model
+             that is only read
+    work     (n,) in the backend's storage type: what the ops read
     weights  name -> view of `work`, by tensor and by pack name
     """
 

@@ -67,25 +67,25 @@ def _packs(config):
     """Lists of (pack name, trailing shape, [(tensor name, shape)]): matrices, then vectors."""
     c = config
     q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-    wide, ffn = (c.hidden_size,), (c.intermediate_size,)
-    matrices = [_pack("model.embed_tokens.weight", (c.vocab_size,), wide)]
+    hidden, ffn = (c.hidden_size,), (c.intermediate_size,)
+    matrices = [_pack("model.embed_tokens.weight", (c.vocab_size,), hidden)]
     vectors = []
     for layer in range(c.num_layers):
         at = f"model.layers.{layer}."
         qkv = [(f"{at}self_attn.{n}_proj", rows) for n, rows in (("q", q), ("k", kv), ("v", kv))]
-        gate_up = [(f"{at}mlp.{n}_proj.weight", ffn + wide) for n in ("gate", "up")]
+        gate_up = [(f"{at}mlp.{n}_proj.weight", ffn + hidden) for n in ("gate", "up")]
         matrices += [
-            (f"{at}qkv.weight", wide, [(f"{n}.weight", (rows, *wide)) for n, rows in qkv]),
-            _pack(f"{at}self_attn.o_proj.weight", wide, (q,)),
-            (f"{at}gate_up.weight", wide, gate_up),
-            _pack(f"{at}mlp.down_proj.weight", wide, ffn),
+            (f"{at}qkv.weight", hidden, [(f"{n}.weight", (rows, *hidden)) for n, rows in qkv]),
+            _pack(f"{at}self_attn.o_proj.weight", hidden, (q,)),
+            (f"{at}gate_up.weight", hidden, gate_up),
+            _pack(f"{at}mlp.down_proj.weight", hidden, ffn),
         ]
-        vectors += [_pack(f"{at}{n}_layernorm.weight", wide) for n in ("input", "post_attention")]
+        vectors += [_pack(f"{at}{n}_layernorm.weight", hidden) for n in ("input", "post_attention")]
         if c.qkv_bias:
             vectors.append((f"{at}qkv.bias", (), [(f"{n}.bias", (rows,)) for n, rows in qkv]))
-    vectors.append(_pack("model.norm.weight", wide))
+    vectors.append(_pack("model.norm.weight", hidden))
     if not c.tied:
-        matrices.append(_pack("lm_head.weight", (c.vocab_size,), wide))
+        matrices.append(_pack("lm_head.weight", (c.vocab_size,), hidden))
     return matrices, vectors
 
 

@@ -1,1 +1,1 @@
-"""Each op in NumPy: the maths that every kernel is judged by. Imports numpy and ml_dtypes only."""
+"""Each op in NumPy: the maths that every kernel is judged by. Imports nothing else of ours."""

@@ -58,7 +58,8 @@ def block_cuts(arrays):
 
 
 def by_rows(*rows, sums=()):
-    """Decorator: the op may be cut along the first axis of the arguments named in `rows`.
+    """Decorator: the op may be cut along the first axis (rows, or sequences) of the arguments
+    named in `rows`.
 
     sums: arguments that the op reduces over rows; its last argument is then `accumulate`. Every
     block writes a partial of its own, and the partials are added in block order.

@@ -7,7 +7,7 @@ from .wide import add_to, wide
 def column_sum(out, x, accumulate):
     """out[c] (+)= sum over rows of x[r, c]: the gradient of a broadcast bias.
 
-    Shapes:  out (C,) f32 out;  x (R, C) bf16|f32
+    Shapes:  out (C,) f32 in and out;  x (R, C) bf16|f32
     """
     add_to(out, wide(x).sum(axis=0), accumulate)
 
@@ -34,4 +34,5 @@ def clip_factor(norm, clip, partials, max_norm):
     Source:  Pascanu et al. 2013, algorithm 1.
     """
     norm[0] = np.sqrt(wide(partials).sum())
-    clip[0] = min(1, max_norm / (norm[0] + 1e-6)) if max_norm > 0 else 1
+    # minimum keeps NaN: a norm that is not a number must not pass as "no clipping"
+    clip[0] = np.minimum(1, max_norm / (norm[0] + 1e-6)) if max_norm > 0 else 1
