@@ -1,6 +1,7 @@
 """aprnb run and aprnb itself: what a user types first."""
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,8 +9,10 @@ import time
 
 import pytest
 from shared import DATA, shared
+from tokenizers import Tokenizer
 
 from aprnb.cli import VERBS, main
+from aprnb.data.tokenizer import load_tokenizer
 
 LLAMA = str(DATA / "parity" / "llama-f16")
 
@@ -46,7 +49,7 @@ def test_prompt_from_a_file_and_from_stdin(capsys, tmp_path, monkeypatch):
     args = (LLAMA, "--max-tokens", 4, "--device", "cpu")
     from_file = call(capsys, "run", *args, "--prompt-file", tmp_path / "prompt.txt")
     assert from_file == call(capsys, "run", *args, "hello") and from_file[1].startswith("hello")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("hello"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hello")))
     assert from_file == call(capsys, "run", *args, "--prompt-file", "-")
 
 
@@ -57,14 +60,79 @@ def test_bad_input(capsys, tmp_path):
     assert call(capsys, "run", LLAMA, "x", "--device", "tpu")[0] == 2
     assert call(capsys, "run", LLAMA, "x", "--prompt-file", tmp_path / "absent.txt")[0] == 2
     assert call(capsys, "run", LLAMA, "--prompt-file", tmp_path / "absent.txt")[0] == 3
-    assert call(capsys, "run", LLAMA, "", "--device", "cpu")[0] == 6
     code, _, message = call(capsys, "run", LLAMA, "hello", "--max-tokens", 5000, "--device", "cpu")
-    assert code == 6 and "1024 positions" in message
+    assert code == 6 and "1024 positions" in message and "--max-tokens 1019" in message
     bare = tmp_path / "bare"
     shutil.copytree(LLAMA, bare)
     (bare / "tokenizer.json").unlink()
     code, _, message = call(capsys, "run", bare, "hello", "--device", "cpu")
     assert code == 6 and "--tokenizer" in message and message.count("\n") == 1
+
+
+def small_context(folder, positions):
+    """The small Llama with fewer positions."""
+    shutil.copytree(LLAMA, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {
+        "max_position_embeddings": positions, "rope_scaling": None}))
+    return folder
+
+
+def test_the_default_length_stops_where_the_positions_end(capsys, tmp_path):
+    folder = small_context(tmp_path / "small", 16)
+    code, out, _ = call(capsys, "run", folder, "hello", "--device", "cpu", "--json")
+    report = json.loads(out)
+    assert code == 0 and report["finish_reason"] == "length"
+    assert report["prompt_tokens"] + report["tokens"] == 16
+
+
+def test_a_prompt_longer_than_the_positions_is_named_as_the_cause(capsys, tmp_path):
+    folder = small_context(tmp_path / "small", 16)
+    for more in ([], ["--max-tokens", 1]):
+        code, _, message = call(capsys, "run", folder, "q" * 50, "--device", "cpu", *more)
+        assert code == 6 and "the prompt alone has 50 tokens" in message
+        assert "--max-tokens" not in message
+
+
+def test_a_post_processor_puts_its_tokens_around_the_prompt_alone(capsys, tmp_path):
+    folder = tmp_path / "bos"
+    shutil.copytree(LLAMA, folder)
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    eos = "<|endoftext|>"
+    spec["post_processor"] = {
+        "type": "TemplateProcessing", "pair": [],
+        "single": [{"SpecialToken": {"id": eos, "type_id": 0}}, {"Sequence": {"id": "A",
+                                                                            "type_id": 0}}],
+        "special_tokens": {eos: {"id": eos, "ids": [0], "tokens": [eos]}}}
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    args = ("hello", "--max-tokens", 8, "--device", "cpu", "--json")
+    with_it, without = (json.loads(call(capsys, "run", model, *args)[1])
+                        for model in (folder, LLAMA))
+    assert with_it["prompt_tokens"] == without["prompt_tokens"] + 1
+    assert with_it["token_ids"] != without["token_ids"]
+    library = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ours = load_tokenizer(folder)
+    assert ours.encode_prompt("hello") == library.encode("hello").ids
+    assert ours.encode_batch(["hello"]) == [ours.encode("hello")] == [
+        library.encode("hello").ids[1:]]
+
+
+def test_a_prompt_that_is_no_text_is_a_usage_error(capsys, tmp_path):
+    def refused(*args, word, **options):
+        command = [sys.executable, "-m", "aprnb", "run", LLAMA, "--device", "cpu", *args]
+        result = subprocess.run(command, capture_output=True, **options)
+        message = result.stderr.decode()
+        assert result.returncode == 2 and word in message, message
+        assert message.startswith("error: ") and message.count("\n") == 1
+
+    refused(b"caf\xe9", word="not UTF-8: byte 0xe9 at position 3")
+    refused("--prompt-file", "-", word="not UTF-8: byte 0xe9", input=b"caf\xe9")
+    refused("--prompt-file", "-", word="standard input is closed",
+            preexec_fn=lambda: os.close(0))
+    (tmp_path / "empty").write_bytes(b"")
+    for args in ([""], ["--prompt-file", tmp_path / "empty"]):
+        code, _, message = call(capsys, "run", LLAMA, *args)
+        assert code == 2 and "the prompt is empty" in message
 
 
 def test_help_of_every_verb_has_examples_and_exit_codes(capsys):

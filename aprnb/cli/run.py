@@ -19,8 +19,8 @@ Exit codes: 0 success; 2 usage; 3 file not found; 4 not a model file;
 @click.argument("model")
 @click.argument("prompt", required=False)
 @click.option("--prompt-file", metavar="FILE", help="Read the prompt from FILE; - is stdin.")
-@click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(1),
-              help="New tokens at most.")
+@click.option("--max-tokens", type=click.IntRange(1), metavar="N",
+              help="New tokens at most  [default: 128, or what the model's positions leave].")
 @DEVICE
 @precision()
 @JSON
@@ -36,20 +36,39 @@ def run(model, prompt, prompt_file, max_tokens, device, precision, as_json):
 
 
 def read_prompt(prompt, prompt_file):
-    """The prompt from the argument or the file, one of which must be given."""
-    import sys
+    """The prompt from the argument or the file, one of which must be given.
 
-    from ..errors import NotFoundError, UsageError
+    Errors: NotFoundError; UsageError: both or none given, not UTF-8, no character, no stdin.
+    """
+    import os
+
+    from ..errors import UsageError
     if (prompt is None) == (prompt_file is None):
         raise UsageError("run: give either a PROMPT or --prompt-file FILE")
-    if prompt_file is None:
-        return prompt
-    if prompt_file == "-":
-        return sys.stdin.read()
+    # arguments that are no UTF-8 reach Python as lone surrogates: back to the bytes they were
+    data = os.fsencode(prompt) if prompt_file is None else read_bytes(prompt_file)
+    where = {None: "PROMPT", "-": "standard input"}.get(prompt_file, prompt_file)
     try:
-        with open(prompt_file, encoding="utf-8", newline="") as f:
-            return f.read()
-    except FileNotFoundError:
-        raise NotFoundError(f"{prompt_file}: no such prompt file") from None
+        text = data.decode()
     except UnicodeDecodeError as error:
-        raise UsageError(f"{prompt_file}: the prompt is not UTF-8 ({error})") from None
+        raise UsageError(f"{where}: the prompt is not UTF-8: byte 0x{data[error.start]:02x} at "
+                         f"position {error.start}; convert it first") from None
+    if not text:
+        raise UsageError(f"{where}: the prompt is empty; give at least one character")
+    return text
+
+
+def read_bytes(prompt_file):
+    """All bytes of a file, or of standard input for `-`."""
+    import sys
+    from pathlib import Path
+
+    from ..errors import NotFoundError, UsageError
+    if prompt_file != "-":
+        try:
+            return Path(prompt_file).read_bytes()
+        except FileNotFoundError:
+            raise NotFoundError(f"{prompt_file}: no such prompt file") from None
+    if sys.stdin is None:  # the shell's <&-
+        raise UsageError("--prompt-file -: standard input is closed; pipe the prompt in")
+    return sys.stdin.buffer.read()

@@ -69,8 +69,13 @@ class Tokenizer:
         return self.vocabulary.get(self.unk_token)
 
     def encode(self, text):
-        """Token ids of `text`; special tokens are never added."""
+        """Token ids of `text` as part of a corpus; special tokens are never added."""
         return self._library.encode(text, add_special_tokens=False).ids
+
+    def encode_prompt(self, text):
+        """Token ids of a prompt, with the special tokens that the file's post-processor puts around
+        a text, such as Llama 3's begin-of-text; none where the file has no such processor."""
+        return self._library.encode(text, add_special_tokens=True).ids
 
     def encode_batch(self, texts):
         """Token ids of each text, in order; the same as `encode` gives, faster."""

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import LoadError
 
 SHORTEST = 64  # positions of the first decoder
+DEFAULT_TOKENS = 128  # new ones, where nobody asked for a number
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,15 @@ class Continuation:
     decode_seconds: float
 
 
-def continue_greedy(model, prompt, max_tokens, stop_ids=()):
+def continue_greedy(model, prompt, max_tokens=None, stop_ids=()):
     """Up to max_tokens ids after the prompt; an end-of-text id ends it and is not returned.
 
+    max_tokens: None stands for DEFAULT_TOKENS, or fewer where the model's positions end earlier.
     Ties go to the lowest id. Errors: LoadError if the prompt is empty or the model has too few
     positions for prompt and continuation.
     """
     limit = model.config.max_position_embeddings
-    if not prompt:
-        raise LoadError("the prompt holds no token; give at least one character")
-    if len(prompt) + max_tokens > limit:
-        raise LoadError(f"{len(prompt)} prompt tokens and {max_tokens} new ones exceed the "
-                        f"model's {limit} positions; use a smaller --max-tokens")
+    max_tokens = _allowed(len(prompt), max_tokens, limit)
     ids, stamps, decoder = list(prompt), [time.perf_counter()], None
     while len(ids) - len(prompt) < max_tokens:
         if decoder is None or decoder.rows < len(ids):
@@ -46,6 +44,20 @@ def continue_greedy(model, prompt, max_tokens, stop_ids=()):
             return _continuation(ids[len(prompt):], "stop", stamps)
         ids.append(token)
     return _continuation(ids[len(prompt):], "length", stamps)
+
+
+def _allowed(prompt_tokens, asked, limit):
+    """New tokens at most, or LoadError."""
+    room = limit - prompt_tokens
+    if not prompt_tokens:
+        raise LoadError("the prompt holds no token; give at least one character")
+    if room < 1:
+        raise LoadError(f"the prompt alone has {prompt_tokens} tokens, the model {limit} "
+                        "positions, so nothing can follow it; use a shorter prompt")
+    if asked is not None and asked > room:
+        raise LoadError(f"{prompt_tokens} prompt tokens and {asked} new ones exceed the model's "
+                        f"{limit} positions; use --max-tokens {room} or fewer")
+    return min(DEFAULT_TOKENS, room) if asked is None else asked
 
 
 def _next(model, decoder, ids):

@@ -5,16 +5,16 @@ from ..model.instance import Model
 from .greedy import continue_greedy
 
 
-def speak(source, backend, prompt, max_tokens):
+def speak(source, backend, prompt, max_tokens=None):
     """The JSON report of `aprnb run` for an opened model and a prompt.
 
-    Errors: LoadError if the model carries no tokenizer.
+    max_tokens: as in `continue_greedy`. Errors: LoadError if the model carries no tokenizer.
     """
     if source.tokenizer_json is None:
         raise LoadError(f"{source.path}: the model carries no tokenizer; import it again with "
                         "--tokenizer FILE")
     tokenizer = from_json(source.tokenizer_json)
-    ids = tokenizer.encode(prompt)
+    ids = tokenizer.encode_prompt(prompt)
     model = Model.from_file(source, backend, trainable=False)
     out = continue_greedy(model, ids, max_tokens, stop_ids(source.config, tokenizer))
     return {
