@@ -153,8 +153,38 @@ def test_help_answers_in_under_300_ms():
 
 
 def test_unknown_verbs_and_flags_are_usage_errors(capsys):
-    assert call(capsys, "trian")[0] == 2
-    assert call(capsys, "run", LLAMA, "x", "--fast")[0] == 2
+    for args, words in ((["trian"], ("trian", "`aprnb --help`")),
+                        (["run", LLAMA, "x", "--fast"], ("--fast", "`aprnb run --help`")),
+                        (["run", LLAMA, "x", "--precision", "fp8"], ("fp8", "bf16")),
+                        (["run"], ("MODEL",)), (["tokenize", "train"], ("--corpus",)),
+                        (["run", LLAMA], ("PROMPT",))):  # the last is found by us, not by click
+        code, out, message = call(capsys, *args)
+        assert code == 2 and out == "", message
+        assert message.startswith("error: ") and message.count("\n") == 1, message
+        assert all(word in message for word in words), message
+
+
+def test_no_verb_is_answered_with_the_help(capsys):
+    code, _, message = call(capsys)
+    assert code == 2 and "Commands:" in message
+
+
+def test_a_reader_that_has_enough_ends_the_verb_quietly():
+    for arguments in (["--help"], ["inspect", LLAMA], ["run", "--help"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        result = subprocess.run([sys.executable, "-m", "aprnb", *arguments], stdout=writing,
+                                stderr=subprocess.PIPE, text=True)
+        os.close(writing)
+        assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_output_that_cannot_be_written_is_exit_7():
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([sys.executable, "-m", "aprnb", "inspect", LLAMA], stdout=full,
+                                stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 7
+    assert result.stderr.startswith("error: No space left") and result.stderr.count("\n") == 1
 
 
 def test_an_unexpected_error_is_one_line(capsys, monkeypatch):

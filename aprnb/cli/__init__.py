@@ -11,7 +11,7 @@ import sys
 import click
 
 from .. import __version__
-from ..errors import AprnbError, Interrupted
+from ..errors import AprnbError
 
 # verb -> (module under aprnb.cli, attribute, purpose)
 VERBS = {
@@ -47,12 +47,6 @@ class LazyGroup(click.Group):
         module, attribute, _ = VERBS[name]
         return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
 
-    def invoke(self, ctx):
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted; nothing half-written was left") from None
-
     def format_commands(self, ctx, formatter):
         with formatter.section("Commands"):
             formatter.write_dl([(name, purpose) for name, (_, _, purpose) in VERBS.items()])
@@ -66,22 +60,59 @@ def group():
 
 
 def main(args=None):
-    """Run the command line; every failure is one message and the exit code of its class."""
+    """Run the command line; every failure is one message and the exit code of its class.
+
+    A reader of our output that has enough, such as `head`, ends the verb without a message.
+    """
     try:
-        # standalone_mode keeps click's own handling of usage errors (exit 2)
-        group.main(args, prog_name="aprnb", standalone_mode=True)
-    except Exception as error:  # the outermost frame: nothing above could report it
+        code = call(sys.argv[1:] if args is None else list(args))
+    except (Exception, KeyboardInterrupt) as error:  # the outermost frame: nothing above reports
         if os.environ.get("APRNB_TRACEBACK"):
             raise
         message, code = describe(error)
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(code)
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: {message}", file=sys.stderr)
+        let_go(sys.stdout)
+    sys.exit(code)
+
+
+def call(args):
+    """The exit code of a command line, after everything it printed is written."""
+    try:
+        with group.make_context("aprnb", args) as context:
+            group.invoke(context)
+        code = 0
+    except click.exceptions.NoArgsIsHelpError as help_wanted:
+        help_wanted.show()
+        code = help_wanted.exit_code
+    except click.exceptions.Exit as end:
+        code = end.exit_code
+    except SystemExit as end:
+        code = end.code
+    if sys.stdout is not None:
+        sys.stdout.flush()  # here a full disk can still be reported
+    return code
+
+
+def let_go(stream):
+    """Drop what cannot be written, so that the interpreter's last flush does not fail again."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def describe(error):
     """(message, exit code) of any exception."""
     if isinstance(error, AprnbError):
         return str(error), error.exit_code
+    if isinstance(error, click.ClickException):
+        return usage_message(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; nothing half-written was left", 130
+    if isinstance(error, BrokenPipeError):
+        return "nobody reads the output any more", 141  # as a shell counts an end by SIGPIPE
     if isinstance(error, FileNotFoundError):
         return f"{error.filename}: no such file or folder", 3
     if isinstance(error, OSError):
@@ -90,3 +121,10 @@ def describe(error):
         return f"{where}{error.strerror or error}{hint}", 7
     return (f"unexpected {type(error).__name__}: {error} "
             "(set APRNB_TRACEBACK=1 for the traceback and report it)"), 1
+
+
+def usage_message(error):
+    """What click says about a command line, in one line with the verb whose help explains it."""
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    context = getattr(error, "ctx", None)
+    return f"{message}; see `{context.command_path} --help`" if context else message
