@@ -5,11 +5,16 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from corpora import STDLIB, small_tokenizer, stdlib_ids, stdlib_texts
+
+from aprnb.data.shards import open_dataset, repair_manifest
+from aprnb.errors import StorageError
 
 VERBS = ["train", "import-hf", "encode-corpus", "audit", "repair-manifest"]
 
@@ -136,6 +141,46 @@ def test_unknown_flag_values_exit_2(here):
     assert names(here) == ["src", "tok"]
 
 
+def usage(here, *arguments):
+    """The arguments are refused as usage: exit 2, one line, nothing left behind."""
+    before = names(here)
+    result = aprnb(*arguments, cwd=here)
+    refused(result, 2, str(arguments[-2]))
+    assert names(here) == before
+
+
+def test_numbers_beyond_all_sense_exit_2(here):
+    train = ["train", "--corpus", here / "src", "--output", here / "new"]
+    usage(here, *train, "--vocab-size", 10 ** 12)
+    usage(here, *train, "--vocab-size", 256)
+    usage(here, *train, "--vocab-size", 10 ** 30)
+    usage(here, *train, "--vocab-size", 300, "--min-frequency", 10 ** 30)
+    usage(here, "audit", here / "src", "--vocab-size", 10 ** 30)
+    encode = ["encode-corpus", "--corpus", here / "src", "--tokenizer", here / "tok",
+              "--output", here / "new"]
+    usage(here, *encode, "--shard-tokens", 10 ** 30)
+    usage(here, *encode, "--num-workers", 10 ** 30)
+
+
+def test_the_largest_numbers_allowed_are_borne(here):
+    (here / "small.txt").write_text("ab" * 50)
+    result = aprnb("train", "--corpus", here / "small.txt", "--vocab-size", 1_000_000, "--output",
+                   here / "new")
+    assert result.returncode == 0 and "1000000 were asked for" in result.stderr
+    refused(aprnb("train", "--corpus", here / "small.txt", "--vocab-size", 300, "--min-frequency",
+                  10 ** 15, "--output", here / "new2"), 5, "nothing to train on")
+    folder = shards(here, stdlib_ids())
+    assert aprnb("audit", folder, "--vocab-size", 2 ** 32).returncode == 0
+
+
+def test_an_empty_path_is_not_the_current_folder(here):
+    usage(here, "train", "--vocab-size", 300, "--output", "new", "--corpus", "")
+    usage(here, "train", "--vocab-size", 300, "--corpus", "src", "--output", "")
+    usage(here, "encode-corpus", "--corpus", "src", "--output", "new", "--tokenizer", "")
+    result = aprnb("audit", "", cwd=here)
+    assert result.returncode == 2 and "empty path" in result.stderr
+
+
 def test_existing_output_exits_5_unless_forced(here):
     assert encode(here).returncode == 0
     shard = here / "out" / "shard-00000.bin"
@@ -173,6 +218,23 @@ def shards(here, ids):
 def test_audit_of_an_empty_dataset_exits_5(here):
     (here / "out").mkdir()
     refused(aprnb("audit", here / "out"), 5, "empty dataset")
+
+
+def test_a_folder_that_may_not_be_listed_exits_7():
+    """Permissions do not bind root, who therefore tries as somebody else."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o711)
+        locked = Path(folder, "locked")
+        locked.mkdir(mode=0o111)
+        user = os.geteuid()
+        try:
+            if user == 0:
+                os.seteuid(65534)
+            for verb in (open_dataset, repair_manifest):
+                with pytest.raises(StorageError, match="locked: Permission denied"):
+                    verb(locked)
+        finally:
+            os.seteuid(user)
 
 
 def test_audit_of_one_repeated_token_exits_5_with_the_report(here):

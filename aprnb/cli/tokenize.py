@@ -10,13 +10,29 @@ import click
 
 from .options import FORCE, JSON, counted
 
+MOST_TOKENS = 1_000_000  # of a vocabulary: four times the largest in use
+MOST_IDS = 1 << 32  # what a shard's unsigned 32-bit numbers can tell apart
+MOST_COUNT = 10 ** 15  # of anything that is counted in a corpus
+
+
+class NamedPath(click.Path):
+    """A path that is not empty: '' would silently mean the current folder."""
+
+    def __init__(self):
+        super().__init__(path_type=Path)
+
+    def convert(self, value, param, ctx):
+        return super().convert(value, param, ctx) if value else self.fail(
+            "an empty path; write . for the current folder", param, ctx)
+
+
 CORPUS = click.option("--corpus", "paths", multiple=True, required=True, metavar="PATH",
-                      type=click.Path(path_type=Path),
+                      type=NamedPath(),
                       help=".jsonl, .txt, .py, .parquet (extra `data`) or a folder of them; "
                            "repeat it for more.")
 FIELD = click.option("--content-field", default="content", show_default=True,
                      help="Field or column that holds the text of .jsonl and .parquet.")
-OUTPUT = click.option("--output", required=True, metavar="DIR", type=click.Path(path_type=Path),
+OUTPUT = click.option("--output", required=True, metavar="DIR", type=NamedPath(),
                       help="New folder; appears whole or not at all.")
 
 PROGRESS_SECONDS = 2.0  # between two lines
@@ -44,9 +60,11 @@ Examples:
 Exit codes: 0 success; 2 usage; 3 corpus not found; 5 output exists, nothing to train on, or more
 than 1 % of the bytes are not UTF-8; 7 I/O; 9 pyarrow missing; 130 interrupted.""")
 @CORPUS
-@click.option("--vocab-size", required=True, type=click.IntRange(1), metavar="N",
+@click.option("--vocab-size", required=True, metavar="N",
+              type=click.IntRange(257, MOST_TOKENS),
               help="Tokens at most, at least 257 (256 bytes and <|endoftext|>).")
-@click.option("--min-frequency", default=2, show_default=True, type=click.IntRange(1), metavar="N",
+@click.option("--min-frequency", default=2, show_default=True, metavar="N",
+              type=click.IntRange(1, MOST_COUNT),
               help="Occurrences that a pair needs to be merged.")
 @OUTPUT
 @FIELD
@@ -73,7 +91,7 @@ Examples:
 \b
 Exit codes: 0 success; 2 usage; 3 input not found; 4 not a tokenizer.json; 5 output exists, or the
 vocabulary is not byte-level; 7 I/O.""")
-@click.option("--input", "source", required=True, metavar="FILE", type=click.Path(path_type=Path),
+@click.option("--input", "source", required=True, metavar="FILE", type=NamedPath(),
               help="tokenizer.json, or a folder with one.")
 @OUTPUT
 @FORCE
@@ -100,16 +118,17 @@ vocabulary not byte-level, degenerate corpus, or more than 1 % of the bytes are 
 is left behind); 7 I/O, disk full; 9 pyarrow missing; 130 interrupted.""")
 @CORPUS
 @click.option("--tokenizer", "tokenizer_path", required=True, metavar="DIR-or-FILE",
-              type=click.Path(path_type=Path),
+              type=NamedPath(),
               help="tokenizer.json, or a folder with it or with vocab.json and merges.txt.")
 @OUTPUT
-@click.option("--shard-tokens", default=10_000_000, show_default=True, type=click.IntRange(1),
-              metavar="N", help="A shard closes after the document that brings it to N tokens.")
+@click.option("--shard-tokens", default=10_000_000, show_default=True, metavar="N",
+              type=click.IntRange(1, MOST_COUNT),
+              help="A shard closes after the document that brings it to N tokens.")
 @FIELD
 @click.option("--eos-policy", default="between", show_default=True,
               type=click.Choice(["none", "between", "after"]),
               help="Where an end-of-text token goes.")
-@click.option("--num-workers", default=None, type=click.IntRange(1), metavar="N",
+@click.option("--num-workers", default=None, type=click.IntRange(1, 1024), metavar="N",
               help="Threads that encode  [default: all cores]; the shards do not depend on it.")
 @FORCE
 @click.option("--quiet", is_flag=True, help="No progress lines on stderr.")
@@ -144,13 +163,13 @@ Examples:
 \b
 Exit codes: 0 plausible text; 2 usage; 3 not found; 5 degenerate corpus (the report is printed all
 the same), unreadable shard, or an id >= the vocabulary; 7 I/O.""")
-@click.argument("dataset", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--vocab-size", type=click.IntRange(1), metavar="N",
+@click.argument("dataset", metavar="DIR", type=NamedPath())
+@click.option("--vocab-size", type=click.IntRange(1, MOST_IDS), metavar="N",
               help="Ids must be below it  [default: that of the manifest or tokenizer].")
 @click.option("--tokenizer", "tokenizer_path", metavar="DIR-or-FILE",
-              type=click.Path(path_type=Path),
+              type=NamedPath(),
               help="For the texts of tokens  [default: the tokenizer.json beside the shards].")
-@click.option("--val-shard", metavar="DIR", type=click.Path(path_type=Path),
+@click.option("--val-shard", metavar="DIR", type=NamedPath(),
               help="Validation shards  [default: the last 5 % of the tokens].")
 @JSON
 def audit(dataset, vocab_size, tokenizer_path, val_shard, as_json):
@@ -181,9 +200,9 @@ Examples:
 
 \b
 Exit codes: 0 success; 2 usage; 3 not found; 5 no shard, or one that is truncated; 7 I/O.""")
-@click.argument("dataset", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("dataset", metavar="DIR", type=NamedPath())
 @click.option("--tokenizer", "tokenizer_path", metavar="DIR-or-FILE",
-              type=click.Path(path_type=Path),
+              type=NamedPath(),
               help="Sets vocabulary, digest and end-of-text  [default: the tokenizer.json beside "
                    "the shards, else what the old manifest says].")
 @JSON

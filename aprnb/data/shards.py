@@ -78,14 +78,14 @@ def open_dataset(path, vocab_size=None, tokenizer_digest=None):
     """Dataset of a folder of shards or of one .bin file, checked against its manifest.
 
     `vocab_size` (of the model) and `tokenizer_digest` are compared with the manifest when both
-    sides know them. Errors: NotFoundError; ShardError: no shard, empty or odd-sized shard, count,
+    sides know them. Errors: NotFoundError; StorageError; ShardError: no shard, empty or odd-sized shard, count,
     CRC-32, vocabulary or tokenizer that contradicts the manifest.
     """
     path = Path(path)
     if not path.exists():
         raise NotFoundError(f"{path}: no such dataset; need a folder of shards or a .bin file")
     folder = path if path.is_dir() else path.parent
-    files = tuple(sorted(path.glob("*.bin"))) if path.is_dir() else (path,)
+    files = tuple(bin_files(path)) if path.is_dir() else (path,)
     if not files:
         raise ShardError(f"{path}: an empty dataset, no .bin shard; "
                          "make one with `aprnb tokenize encode-corpus`")
@@ -98,6 +98,14 @@ def open_dataset(path, vocab_size=None, tokenizer_digest=None):
         check_shards(dataset)
         check_tokenizer(dataset, vocab_size, tokenizer_digest)
     return dataset
+
+
+def bin_files(folder):
+    """The .bin files of a folder, in lexical order. Errors: StorageError if it cannot be listed."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if entry.suffix == ".bin")
+    except OSError as error:  # glob would find nothing and say nothing
+        raise StorageError(f"{folder}: {error.strerror}; make the folder readable") from error
 
 
 def warnings_of(path, manifest):
@@ -253,7 +261,7 @@ def repair_manifest(folder, tokenizer=None):
     folder = Path(folder)
     if not folder.is_dir():
         raise NotFoundError(f"{folder}: no such folder of shards")
-    files = sorted(folder.glob("*.bin"))
+    files = bin_files(folder)
     if not files:
         raise ShardError(f"{folder}: an empty dataset, no .bin shard")
     try:
