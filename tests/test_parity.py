@@ -93,6 +93,71 @@ def test_bad_input(tmp_path, capsys):
     assert code == 5 and "nothing was compared" in message
 
 
+FOREIGN = {  # what is wrong -> (change of a good reference, words of the message)
+    "another vocabulary": (lambda r: {"logits_last": r["logits_last"][..., :200]},
+                           ["logits_last", "(2, 4, 200)", "(2, N, 272)"]),
+    "another depth": (lambda r: {"hidden_mean": r["hidden_mean"][:-1]}, ["hidden_mean", "(3,)",
+                                                                        "(4,)"]),
+    "another batch": (lambda r: {"hidden_first8": r["hidden_first8"][:, :1]}, ["hidden_first8"]),
+    "id beyond": (lambda r: {"input_ids": r["input_ids"] + 200}, ["input_ids", "271"]),
+    "negative id": (lambda r: {"greedy": r["greedy"] - 1000}, ["greedy", "need 0 to 271"]),
+    "no held-out tokens": (lambda r: {"heldout_tokens": None}, ["heldout_losses",
+                                                                "heldout_tokens"]),
+    "held-out tokens end": (lambda r: {"heldout_tokens": r["heldout_tokens"][:4000]},
+                            ["heldout_tokens", "4000", "4104"]),
+    "ids as floats": (lambda r: {"input_ids": r["input_ids"] * 1.0}, ["input_ids", "float64"]),
+    "text": (lambda r: {"heldout_losses": np.array(["one"] * 8)}, ["heldout_losses", "<U3"]),
+    "objects": (lambda r: {"traj_loss": np.array([None, 1])}, ["traj_loss", "Object"]),
+    "no steps": (lambda r: {"traj_loss": np.zeros(0)}, ["traj_loss", "(0,)"]),
+    "steps without norms": (lambda r: {"traj_gradnorm": r["traj_gradnorm"][:3]},
+                            ["traj_gradnorm", "(3,)", "(20,)"]),
+    "short continuation": (lambda r: {"greedy": r["greedy"][:, :64]}, ["greedy", "64", "65"]),
+    "gradient of no tensor": (lambda r: {"grad/model.head": np.zeros(3)}, ["model.head"]),
+    "gradient of another shape": (lambda r: {"grad/model.norm.weight": np.zeros(3)},
+                                  ["grad/model.norm.weight", "(3,)", "(32,)"]),
+    "gradients without loss": (lambda r: {"grad_loss": None}, ["grad", "needs grad_loss"]),
+    "more logits than ids": (lambda r: {"logits_last": np.zeros((2, 129, 272))},
+                             ["logits_last", "129", "128"]),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_reference_that_does_not_fit_is_named_by_its_key(case, tmp_path, capsys):
+    change, words = FOREIGN[case]
+    reference = read_reference(LLAMA / "reference.npz")
+    reference |= change(reference)
+    np.savez(tmp_path / "r.npz", **{k: v for k, v in reference.items() if v is not None})
+    code, message = exit_of(capsys, LLAMA, "--reference", tmp_path / "r.npz", "--device", "cpu")
+    assert code == 5 and "unexpected" not in message
+    assert all(word in message for word in words), message
+
+
+def test_a_file_that_is_no_archive_is_exit_4(tmp_path, capsys):
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    whole = (LLAMA / "reference.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "flipped.npz").write_bytes(whole[:3000] + b"#" * 2000 + whole[5000:])
+    for name in ("one.npy", "cut.npz", "flipped.npz"):
+        assert exit_of(capsys, LLAMA, "--reference", tmp_path / name, "--device", "cpu")[0] == 4
+
+
+def test_a_value_that_is_no_number_is_null_in_json(tmp_path, capsys):
+    reference = read_reference(LLAMA / "reference.npz")
+    reference = {k: reference[k] for k in ("heldout_tokens", "heldout_losses")}
+    reference["heldout_losses"][:2] = np.nan, 0
+    np.savez(tmp_path / "r.npz", **reference)
+    with pytest.raises(SystemExit) as caught:
+        main(["parity", str(LLAMA), "--reference", str(tmp_path / "r.npz"), "--device", "cpu",
+              "--json"])
+
+    def refuse(word):
+        raise ValueError(f"{word} is not JSON")
+    report = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert caught.value.code == 5 and report["ok"] is False
+    assert [row["value"] for row in report["checks"][:2]] == [None, None]
+    assert [row["ok"] for row in report["checks"][:3]] == [False, False, True]
+
+
 def test_a_departure_is_exit_5(tmp_path, capsys):
     reference = read_reference(LLAMA / "reference.npz")
     reference["logits_last"] += 0.1

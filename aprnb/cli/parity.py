@@ -1,5 +1,6 @@
 """aprnb parity: is this the same model as the other framework's, or the other backend's?"""
 import json
+import math
 
 import click
 
@@ -44,28 +45,37 @@ def parity(model, reference, between, device, precision, as_json):
                                             open_backend(second, precision))
     departs = next((row["name"] for row in rows if not row["ok"]), None)
     report = {"schema": "aprnb-parity-v1", "model": model, "ok": departs is None,
-              "first_departure": departs, "checks": rows}
-    click.echo(json.dumps(report, indent=1) if as_json else "\n".join(_lines(rows)))
+              "first_departure": departs, "checks": [row | {"value": _finite(row["value"])}
+                                                     for row in rows]}
+    click.echo(json.dumps(report, indent=1, allow_nan=False) if as_json
+               else "\n".join(_lines(rows)))
     if departs:
         failed = sum(not row["ok"] for row in rows)
         raise CheckError(f"parity: {failed} of {len(rows)} checks depart, first: {departs}")
 
 
 def read_reference(path):
-    """The arrays of an .npz, by key. Errors: NotFoundError, FormatError."""
+    """The arrays of an .npz, by key. Errors: NotFoundError, FormatError, CheckError."""
     import zipfile
+    import zlib
     from pathlib import Path
 
     import numpy as np
 
-    from ..errors import FormatError, NotFoundError
+    from ..errors import CheckError, FormatError, NotFoundError
     if not Path(path).is_file():
         raise NotFoundError(f"{path}: no such reference file")
+    arrays, key = {}, None
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+        with open(path, "rb") as file, np.lib.npyio.NpzFile(file) as archive:
+            for key in archive.files:
+                arrays[key] = archive[key]
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise FormatError(f"{path}: not a readable .npz archive ({error})") from error
+    except ValueError as error:  # such as an array of objects
+        raise CheckError(f"{path}: reference key {key}: need an array of numbers "
+                         f"({error})") from error
+    return arrays
 
 
 def _pair(between):
@@ -74,6 +84,11 @@ def _pair(between):
     if len(parts) != 2:
         raise UsageError(f"--between {between!r}: need two devices, such as cpu,cuda")
     return parts
+
+
+def _finite(value):
+    """JSON has no word for NaN and infinity: null, in a row that is never ok."""
+    return value if math.isfinite(value) else None
 
 
 def _lines(rows):

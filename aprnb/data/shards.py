@@ -78,8 +78,8 @@ def open_dataset(path, vocab_size=None, tokenizer_digest=None):
     """Dataset of a folder of shards or of one .bin file, checked against its manifest.
 
     `vocab_size` (of the model) and `tokenizer_digest` are compared with the manifest when both
-    sides know them. Errors: NotFoundError; StorageError; ShardError: no shard, empty or odd-sized shard, count,
-    CRC-32, vocabulary or tokenizer that contradicts the manifest.
+    sides know them. Errors: NotFoundError; StorageError; ShardError: no shard, empty or odd-sized
+    shard, count, CRC-32, vocabulary or tokenizer that contradicts the manifest.
     """
     path = Path(path)
     if not path.exists():

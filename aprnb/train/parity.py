@@ -11,7 +11,7 @@ Face folder with transformers in float32):
     traj_loss, traj_gradnorm (S,)         AdamW steps on two windows each, in turn
     greedy (1, P + 64)                    prompt and its greedy continuation
 """
-import re
+import math
 
 import numpy as np
 
@@ -20,11 +20,10 @@ from ..generate.greedy import continue_greedy
 from ..model.instance import Model
 from ..model.stages import departure
 from .evaluate import Evaluator
+from .reference import NEW_TOKENS, WINDOW, check_reference, tensor_name
 from .step import OptimiserSettings, Trainer
 
-WINDOW = 512  # target tokens of a held-out window
 SHORT = 256  # tokens of a window that gradients and the trajectory use: 255 targets
-NEW_TOKENS = 64  # length of the greedy continuation
 TRAJECTORY = OptimiserSettings(beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, decay_on="all",
                                grad_clip=1.0)
 TRAJECTORY_LR = 3e-4
@@ -45,6 +44,7 @@ def compare_with_reference(source, backend, reference):
     source: an opened model; reference: mapping of the keys above to arrays.
     Errors: CheckError if the reference holds none of the keys, or is of another model.
     """
+    check_reference(reference, source.config)
     model = Model.from_file(source, backend)
     limits = LIMITS[backend.precision]
     rows = []
@@ -71,8 +71,8 @@ def compare_backends(source, first, second, batch=2, length=64, seed=0):
     sides = [_loss_and_gradients(Model.from_file(source, b), window) for b in (first, second)]
     (loss_a, norm_a, grads_a), (loss_b, norm_b, grads_b) = sides
     limits = LIMITS["bf16" if "bf16" in (first.precision, second.precision) else "fp32"]
-    rows = [_row("loss", abs(loss_b / loss_a - 1), limits["scale"]),
-            _row("gradient norm", abs(norm_b / norm_a - 1), limits["scale"])]
+    rows = [_row("loss", _relative(loss_b, loss_a), limits["scale"]),
+            _row("gradient norm", _relative(norm_b, norm_a), limits["scale"])]
     return rows + [_row(f"gradient {name}", departure(grads_b[name], grads_a[name]),
                         limits["scale"]) for name in grads_a]
 
@@ -96,7 +96,7 @@ def _activations(model, reference, limits):
             rows.append(_row(f"activation after {name}", departure(got, want), limits["scale"]))
         for key, value in (("mean", hidden.mean()), ("std", hidden.std())):
             if f"hidden_{key}" in reference:
-                error = abs(value - reference[f"hidden_{key}"][i]) / hidden.std()
+                error = _ratio(value - reference[f"hidden_{key}"][i], hidden.std())
                 rows.append(_row(f"activation {key} after {name}", error, limits["scale"]))
     if "logits_last" in reference:
         want = reference["logits_last"]
@@ -112,21 +112,21 @@ def _heldout(model, reference, limits):
     windows = _windows(reference, len(want))
     evaluator = Evaluator(model, 1, WINDOW)
     got = [evaluator.losses(w[None]).mean(dtype=np.float64) for w in windows]
-    return [_row(f"held-out loss {i}", abs(g / w - 1), limits["heldout"])
+    return [_row(f"held-out loss {i}", _relative(g, w), limits["heldout"])
             for i, (g, w) in enumerate(zip(got, want))]
 
 
 def _gradients(model, reference, limits):
     loss, norm, grads = _loss_and_gradients(model, _windows(reference, 4)[:, :SHORT])
-    rows = [_row("gradient loss", abs(loss / float(reference["grad_loss"]) - 1), limits["scale"])]
+    rows = [_row("gradient loss", _relative(loss, reference["grad_loss"]), limits["scale"])]
     for key in reference:
         kind, _, short = key.partition("/")
         if kind == "gradnorm":
-            got = np.linalg.norm(grads[_tensor(short, grads)].astype(np.float64))
-            rows.append(_row(f"gradient norm {short}", abs(got / float(reference[key]) - 1),
+            got = np.linalg.norm(grads[tensor_name(short, grads)].astype(np.float64))
+            rows.append(_row(f"gradient norm {short}", _relative(got, reference[key]),
                              limits["scale"]))
         elif kind == "grad":
-            rows.append(_row(f"gradient {short}", departure(grads[_tensor(short, grads)],
+            rows.append(_row(f"gradient {short}", departure(grads[tensor_name(short, grads)],
                                                             reference[key]), limits["scale"]))
     return rows
 
@@ -146,7 +146,7 @@ def _trajectory(model, reference, limits):
         for name, value, truth in zip(series, got, wanted):
             scale = truth if relative else series[name].max()
             label = "gradient norm" if name == "norm" else name
-            rows.append(_row(f"step {i} {label}", abs(value - truth) / scale, limits[name]))
+            rows.append(_row(f"step {i} {label}", _ratio(value - truth, scale), limits[name]))
     return rows
 
 
@@ -177,16 +177,14 @@ def _windows(reference, count):
     return tokens.reshape(count, WINDOW + 1).astype(np.int32)
 
 
-def _tensor(short, tensors):
-    """Full tensor name of a key such as layer0.q_proj.weight."""
-    if short in tensors:
-        return short
-    match = re.fullmatch(r"layer(\d+)\.(.+)", short)
-    found = [n for n in tensors if match and n.startswith(f"model.layers.{match[1]}.")
-             and n.endswith(f".{match[2]}")]
-    if len(found) != 1:
-        raise CheckError(f"reference key {short!r} names no tensor of this model")
-    return found[0]
+def _relative(got, want):
+    return _ratio(got - want, want)
+
+
+def _ratio(error, size):
+    """|error| / |size|: 0 where there is no error, infinite where only the size is 0."""
+    error, size = abs(float(error)), abs(float(size))
+    return error and (error / size if size else math.inf)
 
 
 def _row(name, value, limit):
