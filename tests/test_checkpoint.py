@@ -196,7 +196,7 @@ def test_the_highest_number_is_the_newest_state(tmp_path):
     (tmp_path / "ckpt").mkdir(parents=True)
     for name in ("state-000009.apr", "state-1000000.apr", "state-999999.apr", ".state-2.x.tmp"):
         (tmp_path / "ckpt" / name).touch()
-    assert RunFolder(tmp_path).newest_state().name == "state-1000000.apr"
+    assert RunFolder(tmp_path).states()[-1].name == "state-1000000.apr"
 
 
 def test_no_temporary_file_stays(run):

@@ -162,14 +162,14 @@ def test_nothing_to_resume(tmp_path):
 # ---------------------------------------------------------------- interrupts and crashes
 
 def test_a_signal_during_an_evaluation_stops_before_the_next_step(whole, monkeypatch):
-    from aprnb.train import loop
+    from aprnb.train import run
     base, report = whole
 
-    class Interrupting(loop.Evaluator):
+    class Interrupting(run.Evaluator):
         def mean(self, windows, indices):
             os.kill(os.getpid(), signal.SIGINT)
             return super().mean(windows, indices)
-    monkeypatch.setattr(loop, "Evaluator", Interrupting)
+    monkeypatch.setattr(run, "Evaluator", Interrupting)
     first = train(base, "evaluating")
     assert (first["status"], first["steps_recorded"], first["epochs_completed"]) == (
         "INTERRUPTED", 8, 1)

@@ -8,9 +8,9 @@ from dataclasses import asdict
 
 from .. import __version__
 from ..config import PRESETS
+from .run_folder import CONFIG_SCHEMA
 from .settings import PATHS
 
-SCHEMA = "aprnb-pretrain-config-v1"
 ON_LINES = ("dataset", "val_shard", "run_dir", "init", "tokenizer", "arch")  # of their own
 WIDTH = 100  # columns of the table
 
@@ -44,7 +44,7 @@ def config_json(plan, model, data):
     fingerprint in the saved state, not by this one.
     """
     rows = {name: {"value": value, "from": origin} for name, value, origin in setting_rows(plan)}
-    return {"schema": SCHEMA, "aprnb": __version__, "settings": rows,
+    return {"schema": CONFIG_SCHEMA, "aprnb": __version__, "settings": rows,
             "device": {"name": model.backend.name, "precision": model.backend.precision,
                        "reason": model.backend.reason},
             "model": {**asdict(model.config), "parameters": model.table.parameters},

@@ -85,6 +85,7 @@ class Loop:
     luggage: dict
     """Metadata keys of tokenizer and chat template that every checkpoint carries."""
     trainer: Trainer
+    evaluator: Evaluator
     schedule: Schedule
     stream: BatchStream
     data: DataInput
@@ -100,8 +101,6 @@ class Loop:
     """Last outcome of every gate, by id and name."""
 
     def __post_init__(self):
-        batch = min(self.trainer.micro_batch, len(self.data.val_indices))
-        self.evaluator = Evaluator(self.model, batch, self.settings.seq_length)
         self.ln_vocab_nats = math.log(self.model.config.vocab_size)
 
     def run(self):
@@ -131,7 +130,7 @@ class Loop:
 
     def note(self, kind, **facts):
         """Write an object of events.jsonl."""
-        self.events.append(event(kind, self.position.step, **facts))
+        self.durably(self.events.append, event(kind, self.position.step, **facts))
 
     # ------------------------------------------------------------ a step
 
@@ -184,7 +183,7 @@ class Loop:
         self._require(gates.speed(record["tokens_per_sec"]))
         if record["gpu_util_pct"] is not None:
             self._require(gates.utilisation(record["gpu_util_pct"]))
-        self.metrics.append(record)
+        self.durably(self.metrics.append, record)
         self.position.recorded += 1
         if record["step"] == 0:
             self._beside_uniform(record["loss_nats"])
@@ -267,8 +266,8 @@ class Loop:
         train_loss = at.loss_sum_nats / at.recorded_in_epoch if trained else None
         metadata = epoch_metadata(at.epoch, train_loss, val_loss, self.trainer.state_digest(),
                                   at.wall_seconds, at.tokens_seen, at.grad_norm_max)
-        self._durably(write_checkpoint, path, self.model, self.luggage, self._facts(val_loss))
-        self._durably(write_json, self.folder.epoch_metadata(at.epoch), metadata)
+        self.durably(write_checkpoint, path, self.model, self.luggage, self._facts(val_loss))
+        self.durably(write_json, self.folder.epoch_metadata(at.epoch), metadata)
         self._require(gates.epoch_files([path, self.folder.epoch_metadata(at.epoch)]))
         self.checkpoint = path
         self.note("checkpoint", path=str(path), val_loss_nats=val_loss)
@@ -293,31 +292,34 @@ class Loop:
         """
         at, path = self.position, self.folder.state_file(self.position.step)
         self.note("saving_state", path=str(path))
-        self.metrics.sync()
-        self.events.sync()
+        self.durably(self.metrics.sync)
+        self.durably(self.events.sync)
         position = {"position": asdict(at), "stream": self.stream.state(),
                     "data_fingerprint": self.data.fingerprint,
                     "metrics_bytes": self.metrics.size}
-        self._durably(write_state, path, self.model, self.trainer, self.luggage, self._facts(),
+        self.durably(write_state, path, self.model, self.trainer, self.luggage, self._facts(),
                       position)
         if at.step > at.epoch_start or self.checkpoint is None:  # else the epoch's file is newest
             self.checkpoint = path
         self.folder.prune(self.settings.keep)
 
-    def _durably(self, write, path, *arguments):
-        """A file that cannot be written ends the run; the message names the last good one."""
+    def durably(self, write, *arguments):
+        """A file that cannot be written ends the run; the message says how to go on."""
         try:
-            write(path, *arguments)
+            write(*arguments)
         except (StorageError, OSError) as error:
             good = f"; the last good checkpoint is {self.checkpoint}" if self.checkpoint else ""
-            raise StorageError(f"{error}{good}; --resume goes on when there is room") from error
+            then = ("--resume goes on when there is room" if self.folder.has_state() else
+                    f"{self.folder.path} holds no state to resume from: make room, then start "
+                    "again with --force")
+            raise StorageError(f"{error}{good}; {then}") from error
 
     def draw(self):
         """Write loss.svg from the records so far."""
         at = self.position
         train = [(record["step"], record["loss_nats"]) for record in self.metrics.read()]
         title = f"{self.model.config.family}, {at.step} steps on {self.model.backend.name}"
-        self._durably(write_text, self.folder.svg,
+        self.durably(write_text, self.folder.svg,
                       loss_svg(train, list(zip(at.val_steps, at.val_history_nats)),
                                self.ln_vocab_nats, title))
 

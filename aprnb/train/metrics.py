@@ -35,6 +35,16 @@ def step_record(step, loss_nats, grad_norm, lr, tokens, wall_s, data_wait_s, bac
     }
 
 
+def refuse_shorter(path, nbytes):
+    """CheckError if a log is missing, or shorter than when the saved state was made."""
+    size = path.stat().st_size if path.exists() else None
+    if nbytes and (size is None or size < nbytes):
+        found = "is missing" if size is None else f"holds {size} bytes"
+        raise CheckError(f"{path}: {found}, the saved state was made when it held {nbytes}; the run "
+                         "cannot be resumed exactly. Put the file back, or start a new run with "
+                         "--init and the newest checkpoint")
+
+
 class JsonLines:
     """A file of one JSON object a line, appended to; a line is there as a whole or not at all."""
 
@@ -44,15 +54,11 @@ class JsonLines:
         Errors: CheckError if the file is shorter than keep_bytes; StorageError.
         """
         self.path = Path(path)
+        refuse_shorter(self.path, keep_bytes)
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            self.size = os.fstat(self._file).st_size
             if keep_bytes is None:
                 keep_bytes = self.path.read_bytes().rfind(b"\n") + 1
-            if self.size < keep_bytes:
-                raise CheckError(f"{self.path}: holds {self.size} bytes, the saved state was made "
-                                 f"when it held {keep_bytes}; it was edited, the run cannot be "
-                                 "resumed exactly")
             self._cut(keep_bytes)
         except OSError as error:
             raise self._failed(error) from error
@@ -86,8 +92,7 @@ class JsonLines:
         self.size = size
 
     def _failed(self, error):
-        return StorageError(f"{self.path}: cannot be written: {error.strerror}; free some space "
-                            "and go on with --resume")
+        return StorageError(f"{self.path}: cannot be written: {error.strerror}")
 
 
 def event(kind, step, **facts):

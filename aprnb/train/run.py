@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 
 from ..backend import open_backend
 from ..data.batches import BatchStream
-from ..errors import CheckError
+from ..errors import CheckError, FormatError
 from ..formats.atomic import write_json
 from ..formats.model_file import OpenModel, open_model
 from ..model.instance import Model
 from .checkpoint import read_position, restore_trainer
+from .evaluate import Evaluator
 from .gates import default_first_limit_nats
 from .inputs import open_data_input, open_model_input
 from .interrupt import Interrupt
 from .introduce import config_json, introduce
 from .loop import Loop, Position
+from .metrics import refuse_shorter
 from .preflight import preflight
 from .run_folder import RunFolder
 from .schedule import Schedule
@@ -37,6 +39,8 @@ class Plan:
     folder: RunFolder
     state: OpenModel | None
     """The saved state of a run that goes on; None for a new one."""
+    force: bool = False
+    """Whether a new run takes the place of an earlier one."""
 
     def fix(self, origin, **values):
         """Set settings that only the model or the device could decide."""
@@ -51,8 +55,9 @@ def pretrain(given, console, resume=False, force=False):
     anything is written; StorageError later. How a run that started came to its end stands in
     `status`, `detail` and `exit_code` of the report.
     """
-    with Interrupt() as interrupt:
-        plan = _resumed(given) if resume else _new(given, force)
+    folder = RunFolder(given.get("run_dir") or ".")
+    with Interrupt() as interrupt, folder:
+        plan = _resumed(given, folder) if resume else _new(given, folder, force)
         loop, checked = _prepare(plan, console, interrupt)
         try:
             outcome = loop.run()
@@ -63,21 +68,19 @@ def pretrain(given, console, resume=False, force=False):
 
 # ---------------------------------------------------------------- before the first step
 
-def _new(given, force):
+def _new(given, folder, force):
     """Plan of a run that starts. Errors: UsageError; CheckError if the run folder is occupied."""
     settings, origins = resolve(given)
-    folder = RunFolder(settings.run_dir)
-    folder.refuse_existing(force)
-    return Plan(settings, origins, folder, None)
+    folder.refuse_existing(force, settings.inputs())
+    return Plan(settings, origins, folder, None, force)
 
 
-def _resumed(given):
+def _resumed(given, folder):
     """Plan of a run that goes on from its newest state, with the settings of its config.json.
 
     Errors: NotFoundError without a run there; CheckError if it has no state, if config.json was
     edited, or if a flag would change the numbers of the rest.
     """
-    folder = RunFolder(given["run_dir"])
     config = folder.read_config()
     try:
         stored = {name: row["value"] for name, row in config["settings"].items()}
@@ -86,7 +89,20 @@ def _resumed(given):
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckError(f"{folder.config}: was edited or is of another version: {error}; start a "
                          "new run with --init and the newest checkpoint") from error
-    return Plan(settings, origins, folder, open_model(folder.newest_state()))
+    return Plan(settings, origins, folder, _newest_state(folder))
+
+
+def _newest_state(folder):
+    """The newest state, opened. Errors: FormatError for a damaged one; that an older one would do
+    is said and not done, since it repeats steps.
+    """
+    *older, newest = folder.states()
+    try:
+        return open_model(newest)
+    except FormatError as error:
+        then = (f"remove this file to go on from {older[-1].name}" if older else
+                "there is no older state; start a new run with --init and the newest checkpoint")
+        raise FormatError(f"{error}. The newest state is damaged: {then}") from error
 
 
 def _prepare(plan, console, interrupt):
@@ -104,18 +120,23 @@ def _prepare(plan, console, interrupt):
                          plan.settings.order, plan.settings.seed)
     model = _model(plan, source)
     trainer = _trainer(plan, model)
+    evaluator = Evaluator(model, min(trainer.micro_batch, len(data.val_indices)),
+                          plan.settings.seq_length)
     position, metrics_bytes = Position(), 0
     if plan.state:
         position, metrics_bytes = _restore(plan, trainer, stream, data)
-    warnings = source.warnings + data.warnings + _provisioning(plan.settings, model)
+    warnings = (plan.folder.warnings + source.warnings + data.warnings
+                + _provisioning(plan.settings, model))
     introduce(plan, model, data, console)
     checked = _preflight(plan.settings, model, data, console)
     config = config_json(plan, model, data)
     interrupt.arm()
-    begin = plan.folder.go_on if plan.state else plan.folder.begin
-    begin(config)
-    loop = _loop(plan, model, source, trainer, stream, data, console, interrupt, position,
-                 metrics_bytes)
+    if plan.state:
+        plan.folder.go_on(config)
+    else:
+        plan.folder.begin(config, plan.force)
+    loop = _loop(plan, model, source, trainer, evaluator, stream, data, console, interrupt,
+                 position, metrics_bytes)
     _note_start(loop, data)
     for text in warnings:
         loop.note("warning", text=text)
@@ -153,7 +174,8 @@ def _trainer(plan, model):
 def _restore(plan, trainer, stream, data):
     """(Position, length of metrics.jsonl in bytes) of the saved state, its parts put back.
 
-    Errors: CheckError if the data are others, or if --num-steps is less than what is done.
+    Errors: CheckError if the data are others, if --num-steps is less than what is done, or if
+    metrics.jsonl lacks records that the state counts.
     """
     saved = read_position(plan.state)
     if saved["data_fingerprint"] != data.fingerprint:
@@ -164,17 +186,19 @@ def _restore(plan, trainer, stream, data):
     if plan.settings.num_steps < position.step:
         raise CheckError(f"--resume: {position.step} steps are done, --num-steps "
                          f"{plan.settings.num_steps} is less")
+    refuse_shorter(plan.folder.metrics, saved["metrics_bytes"])
     restore_trainer(trainer, plan.state)
     stream.restore(saved["stream"])
     return position, saved["metrics_bytes"]
 
 
-def _loop(plan, model, source, trainer, stream, data, console, interrupt, position,
+def _loop(plan, model, source, trainer, evaluator, stream, data, console, interrupt, position,
           metrics_bytes):
     """The Loop; opens both logs, records after those of `position` are cut off."""
     s = plan.settings
     metrics, events = plan.folder.logs(metrics_bytes)
     return Loop(settings=s, model=model, luggage=source.luggage, trainer=trainer,
+                evaluator=evaluator,
                 schedule=Schedule(s.schedule, s.lr, s.min_lr, s.warmup_steps, s.num_steps),
                 stream=stream, data=data, folder=plan.folder, metrics=metrics, events=events,
                 console=console, interrupt=interrupt, position=position,
@@ -238,5 +262,5 @@ def _finish(loop, outcome, checked):
         "gates": [gate.as_json() for gate in loop.gates.values()],
         "per_step_metrics": loop.metrics.read(),
     }
-    write_json(loop.folder.summary, report)
+    loop.durably(write_json, loop.folder.summary, report)
     return report

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass, fields
 
 from ..backend import DEVICE
+from ..config import PRESETS
 from ..dtypes import PRECISIONS
 from ..errors import CheckError, UsageError
 from .schedule import SHAPES
@@ -118,6 +119,11 @@ class Settings:
         if not (self.init or self.arch):
             raise UsageError("no model: give --init MODEL.apr to go on from one, or --arch NAME "
                              "or config.json to start from random weights")
+
+    def inputs(self):
+        """Paths that the run reads."""
+        arch = None if self.arch in PRESETS else self.arch
+        return [p for p in (self.dataset, self.val_shard, self.tokenizer, self.init, arch) if p]
 
     def _require(self, holds, name, need):
         if not holds:
