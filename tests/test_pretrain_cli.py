@@ -461,7 +461,7 @@ def test_a_full_disk_is_7(tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_writes_a_state_and_ends_with_130(base, number):
     name = f"signal{int(number)}"
     command = [sys.executable, "-m", "aprnb", "pretrain",
@@ -493,3 +493,65 @@ def test_an_interrupt_before_the_first_step_leaves_nothing(base, monkeypatch):
     with pytest.raises(Interrupted, match="before the first step") as raised:
         train(base, "early")
     assert raised.value.exit_code == 130 and not (base / "early").exists()
+
+
+def test_nohup_lets_a_run_go_on(base):
+    """SIGHUP that was ignored at the start stays ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        report = train(base, "nohup", lambda r: os.kill(os.getpid(), signal.SIGHUP), num_steps=3)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (report["status"], report["steps_recorded"]) == ("COMPLETED", 3)
+
+
+# ---------------------------------------------------------------- readers that go away
+
+@pytest.mark.parametrize("stream, more", [("stdout", []), ("stderr", ["--json"]),
+                                          ("stdout", ["--json"])])
+def test_a_reader_that_goes_away_does_not_end_the_run(base, stream, more):
+    """As in `pretrain ... | head -n 3`; the document of --json is lost with its reader."""
+    name = f"{stream}{len(more)}"
+    command = [sys.executable, "-m", "aprnb", "pretrain", *flags(base, name), *more]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+        reader, other = (p.stdout, p.stderr) if stream == "stdout" else (p.stderr, p.stdout)
+        if (stream, more) != ("stdout", ["--json"]):
+            for _ in range(3):
+                assert reader.readline()
+        reader.close()
+        rest = other.read()
+    assert p.returncode == 0, rest
+    assert "Traceback" not in rest and "BrokenPipe" not in rest
+    summary = json.loads((base / name / "summary.json").read_text())
+    assert (summary["status"], summary["steps_recorded"]) == ("COMPLETED", 20)
+
+
+def test_a_terminal_that_goes_away_does_not_end_the_run(base):
+    """The pseudo-terminal of the bar is closed after its first output."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "aprnb", "pretrain", *flags(base, "gone")]
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, text=True,
+                          env={**os.environ, "TERM": "xterm"}) as p:
+        os.close(theirs)
+        os.read(ours, 100)
+        os.close(ours)
+        said = p.stderr.read()
+    assert p.returncode == 0 and "Traceback" not in said, said
+    assert json.loads((base / "gone/summary.json").read_text())["status"] == "COMPLETED"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_streams_that_are_closed_at_the_start(base, closed, more):
+    name = f"closed{len(more)}{closed.count('-')}{closed[:1]}"
+    given = flags(base, name, num_steps=2, warmup_steps=5)  # warns
+    result = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "aprnb", "pretrain",
+         *given, *more], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr
+    records = [json.loads(line) for line in open(base / name / "metrics.jsonl")]
+    assert [r["step"] for r in records] == [0, 1]
+    if closed == "2>&-":
+        if more:
+            assert json.loads(result.stdout)["status"] == "COMPLETED"
+        assert "warning" not in result.stdout

@@ -118,10 +118,11 @@ def pretrain(resume, force, as_json, quiet, **flags):
     are in nats.
     """
     from ..errors import UsageError
-    from ..train.console import Console
+    from ..train.console import Console, open_closed_streams
     from ..train.run import pretrain as train
     if resume and force:
         raise UsageError("--resume and --force: need one of them")
+    open_closed_streams()
     console = Console(sys.stderr if as_json else sys.stdout, quiet)
     given = {name: value for name, value in flags.items() if value is not None}
     report = train(given, console, resume, force)
@@ -131,8 +132,12 @@ def pretrain(resume, force, as_json, quiet, **flags):
 
 def print_report(report, as_json, console):
     """The final JSON document, or its lines for people."""
+    from ..train.console import silence
     if as_json:
-        click.echo(json.dumps(report))
+        try:
+            click.echo(json.dumps(report))
+        except BrokenPipeError:  # nobody reads it; summary.json holds the same
+            silence(sys.stdout)
         return
     console.result(f"{report['status']}: {report['detail']}")
     if report["final_val_loss"] is not None:

@@ -2,10 +2,59 @@
 
 Everything of a run goes through one Console, because whatever else printed would tear the bar:
 lines written while it stands are put above it. rich is imported only where a bar is drawn.
+
+A run outlives its readers: when a pipe or terminal goes away, it goes on in silence.
 """
+import os
 import sys
+from contextlib import suppress
 
 from .evaluate import perplexity
+
+
+def open_closed_streams():
+    """Give standard streams that were closed at the start (`>&-`) to the null device.
+
+    Otherwise the first files that a run opens would take their numbers, and receive what is
+    printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
+
+
+def silence(stream):
+    """Turn a stream to the null device, with what it still holds in its buffer."""
+    with suppress(OSError):  # a stream without a number has no reader to lose
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+class Unheard:
+    """A text stream that falls silent when it cannot be written any more."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text):
+        try:
+            return self._stream.write(text)
+        except OSError:
+            return silence(self._stream)
+
+    def flush(self):
+        try:
+            self._stream.flush()
+        except OSError:
+            silence(self._stream)
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
 
 
 class Console:
@@ -16,7 +65,7 @@ class Console:
 
     def __init__(self, stream=None, quiet=False):
         """quiet leaves only warnings and the result."""
-        self.stream, self.quiet = stream or sys.stdout, quiet
+        self.stream, self.quiet = Unheard(stream or sys.stdout), quiet
         self._bar = None
 
     def note(self, text=""):
@@ -29,7 +78,7 @@ class Console:
         if self._bar:
             self._above_bar(f"warning: {text}")
         else:
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+            print(f"warning: {text}", file=Unheard(sys.stderr), flush=True)
 
     def result(self, text):
         """A line of the outcome, shown also with --quiet."""

@@ -1,14 +1,17 @@
-"""Ctrl-C and SIGTERM: the first asks the loop to stop after its step, the second stops at once."""
+"""Ctrl-C, SIGTERM and a closed terminal (SIGHUP): the first signal asks the loop to stop after its
+step, the second stops at once.
+"""
 import os
 import signal
+from contextlib import suppress
 
 from ..errors import Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupt:
-    """A context in which both signals are handled; `requested` says that one has come.
+    """A context in which the signals are handled; `requested` says that one has come.
 
     Until `arm` is called there is nothing to save, so the first signal stops at once. A stop at
     once is an Interrupted raised wherever the program is: whatever is being written then removes
@@ -19,7 +22,8 @@ class Interrupt:
         self.requested = self._armed = False
 
     def __enter__(self):
-        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS
+                        if not (number == signal.SIGHUP and _ignored(number))}  # under nohup
         return self
 
     def __exit__(self, *_):
@@ -34,9 +38,14 @@ class Interrupt:
         if not self._armed:
             raise Interrupted("interrupted before the first step; nothing was written")
         if self.requested:
-            raise Interrupted("interrupted twice: stopped at once; go on from the newest "
-                              "ckpt/state-* with --resume")
+            raise Interrupted("interrupted twice: stopped at once; if ckpt/ holds a state-*, "
+                              "--resume goes on from the newest")
         self.requested = True
         # not print: a handler may run in the middle of another print
-        os.write(2, b"\ninterrupted: finishing this step and writing a checkpoint; "
-                    b"once more stops at once\n")
+        with suppress(OSError):  # nobody reads it any more
+            os.write(2, b"\ninterrupted: finishing this step and writing a checkpoint; "
+                        b"once more stops at once\n")
+
+
+def _ignored(number):
+    return signal.getsignal(number) == signal.SIG_IGN
