@@ -394,6 +394,32 @@ def test_repeats_and_shared_windows_only_warn(base, tmp_path):
     assert (data["repeated_windows"], data["shared_windows"]) == (40, 5)
 
 
+def test_a_warm_up_that_never_ends_is_warned_about(base):
+    result = aprnb_here("pretrain", *flags(base, "warm", num_steps=2, warmup_steps=2))
+    assert result.returncode == 0
+    assert "warning: --warmup-steps 2 takes all of --num-steps 2" in result.stderr
+    events = [json.loads(line) for line in open(base / "warm/events.jsonl")]
+    assert any("never reaches --lr 0.003, the highest is 0.002" in e.get("text", "")
+               for e in events)
+    report = json.loads((base / "warm/summary.json").read_text())
+    assert max(r["lr"] for r in report["per_step_metrics"]) == pytest.approx(0.002)
+    result = aprnb_here("pretrain", *flags(base, "warm", num_steps=3, warmup_steps=2), "--force")
+    assert result.returncode == 0 and "--warmup-steps" not in result.stderr
+
+
+def test_host_memory_that_is_not_there_is_12(base):
+    """A limit on the address space that the embedding alone exceeds."""
+    def limit():
+        import resource
+        resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
+    large = arch(base / "large.json")
+    large.write_text(json.dumps(hf_fixture.config(
+        vocab_size=500_000, hidden_size=4096, num_attention_heads=32, num_key_value_heads=32)))
+    result = aprnb("pretrain", *flags(base, "memory", arch=large), preexec_fn=limit)
+    refused(result, 12, "host memory", "--micro-batch", "--seq-length")
+    assert not (base / "memory").exists()
+
+
 # ---------------------------------------------------------------- full disk, signals
 
 LIMITED = """

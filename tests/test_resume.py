@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from corpora import small_tokenizer
 from runs import aprnb, leftovers, numbers, state, text_shards, train
 
 from aprnb.errors import CheckError, Interrupted, NotFoundError
@@ -112,6 +113,28 @@ def test_resuming_a_finished_run_reports_it_again(whole):
     train(base, "finished")
     again = train(base, "finished", resume=True)
     assert numbers(again) == numbers(report) and again["status"] == "COMPLETED"
+
+
+def test_checkpoints_of_a_resumed_run_are_those_of_a_whole_one(tmp_path, monkeypatch):
+    """Byte for byte, from relative paths and another folder too, and without any local path."""
+    (tmp_path / "tok").mkdir()
+    small_tokenizer().save(tmp_path / "tok")
+    (tmp_path / "elsewhere").mkdir()
+    text_shards(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    train(tmp_path, "first", num_steps=2)
+    given = {"init": "first/ckpt/epoch-000.apr", "tokenizer": "tok", "dataset": "data",
+             "val_shard": "data"}
+    train(tmp_path, "whole", **given)
+    interrupted(tmp_path, "cut", 11, **given)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    train(tmp_path, "cut", resume=True)
+    for epoch in range(3):
+        one, other = ((tmp_path / run / f"ckpt/epoch-00{epoch}.apr").read_bytes()
+                      for run in ("whole", "cut"))
+        assert one == other, epoch
+    for file in tmp_path.rglob("*.apr"):
+        assert str(tmp_path).encode() not in file.read_bytes(), file
 
 
 def test_more_steps_can_be_added(whole):

@@ -1,10 +1,13 @@
 """Settings: defaults by mode, where values came from, refusals, what a resumed run may change."""
+import json
+import re
 from dataclasses import asdict
 
 import pytest
 
 from aprnb.errors import CheckError, UsageError
-from aprnb.train.settings import MAY_CHANGE, Settings, resolve, resolve_resumed
+from aprnb.train.settings import (MAY_CHANGE, Settings, resolve, resolve_resumed,
+                                  stored_settings)
 
 NEEDED = {"dataset": "d", "run_dir": "r"}
 
@@ -55,6 +58,12 @@ def test_defaults_are_those_of_the_interface():
     ({"patience": 0}, "--patience"), ({"target_val_loss": 0.0}, "--target-val-loss"),
     ({"arch": None}, "--init"), ({"init": "m.apr"}, "--arch"), ({"mode": "both"}, "--mode"),
     ({"dataset": None}, "--dataset"),
+    ({"lr": 1e300}, "--lr 1e.300: need 1e-30 to 1e.30"), ({"lr": 1e-300}, "--lr"),
+    ({"eps": 1e-320}, "--eps"), ({"eps": 1e300}, "--eps 1e.300: need 1e-30 to 1"),
+    ({"weight_decay": 1e300}, "--weight-decay 1e.300: need 1e-12 to 1000, or 0"),
+    ({"weight_decay": 1e-300}, "--weight-decay"), ({"grad_clip": 1e300}, "--grad-clip"),
+    ({"grad_clip": 1e-300}, "--grad-clip"), ({"max_epoch0_loss": 1e300}, "--max-epoch0-loss"),
+    ({"target_val_loss": 1e-300}, "--target-val-loss 1e-300: need 1e-06 to 1e.06"),
 ])
 def test_values_that_cannot_be_meant_are_refused_by_flag(flags, word):
     with pytest.raises(UsageError, match=word):
@@ -101,3 +110,32 @@ def test_every_setting_is_known_to_the_command_line():
     names = set(Settings.__dataclass_fields__)
     assert names <= flags and MAY_CHANGE <= names
     assert flags - names == {"resume", "force", "as_json", "quiet"}
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda rows: rows.pop("lr"), "settings.lr needs \"value\""),
+    (lambda rows: rows.update(speed=1), "unknown setting speed"),
+    (lambda rows: rows.update(lr=1e-3), "settings.lr needs \"value\""),
+    (lambda rows: rows["lr"].update(value="fast"), "settings.lr is 'fast', need a number"),
+    (lambda rows: rows["lr"].update(value=-1), "--lr -1: need 1e-30"),
+    (lambda rows: rows["num_steps"].update(value=2.5), "is 2.5, need a whole number"),
+    (lambda rows: rows["num_steps"].update(value=True), "is True, need a whole number"),
+    (lambda rows: rows["keep"].update(value=[]), "need a whole number or null"),
+    (lambda rows: rows["seed"].update(value=None), "is None, need a whole number"),
+    (lambda rows: rows["dataset"].update(value=3), "is 3, need a text"),
+])
+def test_an_edited_config_is_refused_in_the_words_of_its_keys(change, words):
+    settings, origins = resolve(given(num_steps=50))
+    rows = {name: {"value": value, "from": origins[name]}
+            for name, value in asdict(settings).items()}
+    assert stored_settings({"settings": rows}, "c.json") == (asdict(settings), origins)
+    rows = json.loads(json.dumps(rows))
+    change(rows)
+    with pytest.raises(CheckError, match=f"c.json: .*{re.escape(words)}.*edited"):
+        stored_settings({"settings": rows}, "c.json")
+
+
+@pytest.mark.parametrize("config", [[], {}, {"settings": []}, None])
+def test_a_config_without_settings_is_refused(config):
+    with pytest.raises(CheckError, match="c.json: holds no object"):
+        stored_settings(config, "c.json")

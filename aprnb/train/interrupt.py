@@ -23,7 +23,7 @@ class Interrupt:
 
     def __enter__(self):
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS
-                        if not (number == signal.SIGHUP and _ignored(number))}  # under nohup
+                        if not (number == signal.SIGHUP and _ignored(number))}  # nohup
         return self
 
     def __exit__(self, *_):

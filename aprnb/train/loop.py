@@ -281,7 +281,8 @@ class Loop:
         return {"checkpoint_step": at.step, "optimizer_step": self.trainer.step,
                 "learning_rate": self.schedule.rate(max(0, at.step - 1)),
                 "loss": val_loss or (history[-1] if history else None),
-                "training_settings": asdict(self.settings)}
+                "training_data_sha256": self.data.fingerprint,
+                "training_settings": self.settings.without_paths()}
 
     def save_state(self):
         """Write ckpt/state-NNNNNN.apr, then remove what --keep no longer wants.

@@ -40,9 +40,9 @@ def refuse_shorter(path, nbytes):
     size = path.stat().st_size if path.exists() else None
     if nbytes and (size is None or size < nbytes):
         found = "is missing" if size is None else f"holds {size} bytes"
-        raise CheckError(f"{path}: {found}, the saved state was made when it held {nbytes}; the run "
-                         "cannot be resumed exactly. Put the file back, or start a new run with "
-                         "--init and the newest checkpoint")
+        raise CheckError(f"{path}: {found}, the saved state was made when it held {nbytes}; the "
+                         "run cannot be resumed exactly. Put the file back, or start a new run "
+                         "with --init and the newest checkpoint")
 
 
 class JsonLines:

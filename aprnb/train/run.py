@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..backend import open_backend
 from ..data.batches import BatchStream
-from ..errors import CheckError, FormatError
+from ..errors import CheckError, DeviceMemoryError, FormatError
 from ..formats.atomic import write_json
 from ..formats.model_file import OpenModel, open_model
 from ..model.instance import Model
@@ -22,7 +22,7 @@ from .metrics import refuse_shorter
 from .preflight import preflight
 from .run_folder import RunFolder
 from .schedule import Schedule
-from .settings import Settings, resolve, resolve_resumed
+from .settings import Settings, resolve, resolve_resumed, stored_settings
 from .step import OptimiserSettings, Trainer
 
 SCHEMA = "aprnb-pretrain-v1"
@@ -82,13 +82,7 @@ def _resumed(given, folder):
     edited, or if a flag would change the numbers of the rest.
     """
     config = folder.read_config()
-    try:
-        stored = {name: row["value"] for name, row in config["settings"].items()}
-        origins = {name: row["from"] for name, row in config["settings"].items()}
-        settings, origins = resolve_resumed(given, stored, origins)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckError(f"{folder.config}: was edited or is of another version: {error}; start a "
-                         "new run with --init and the newest checkpoint") from error
+    settings, origins = resolve_resumed(given, *stored_settings(config, folder.config))
     return Plan(settings, origins, folder, _newest_state(folder))
 
 
@@ -118,15 +112,12 @@ def _prepare(plan, console, interrupt):
     data = open_data_input(plan.settings, source)
     stream = BatchStream(data.train, data.train_indices, plan.settings.batch_size,
                          plan.settings.order, plan.settings.seed)
-    model = _model(plan, source)
-    trainer = _trainer(plan, model)
-    evaluator = Evaluator(model, min(trainer.micro_batch, len(data.val_indices)),
-                          plan.settings.seq_length)
+    model, trainer, evaluator = _allocate(plan, source, data)
     position, metrics_bytes = Position(), 0
     if plan.state:
         position, metrics_bytes = _restore(plan, trainer, stream, data)
     warnings = (plan.folder.warnings + source.warnings + data.warnings
-                + _provisioning(plan.settings, model))
+                + _endless_warm_up(plan.settings) + _provisioning(plan.settings, model))
     introduce(plan, model, data, console)
     checked = _preflight(plan.settings, model, data, console)
     config = config_json(plan, model, data)
@@ -142,6 +133,21 @@ def _prepare(plan, console, interrupt):
         loop.note("warning", text=text)
         console.warn(text)
     return loop, checked
+
+
+def _allocate(plan, source, data):
+    """(Model, Trainer, Evaluator). Errors: DeviceMemoryError, also for memory of the host."""
+    try:
+        model = _model(plan, source)
+        trainer = _trainer(plan, model)
+        batch = min(trainer.micro_batch, len(data.val_indices))
+        return model, trainer, Evaluator(model, batch, plan.settings.seq_length)
+    except MemoryError as error:
+        s = plan.settings
+        raise DeviceMemoryError(
+            f"out of host memory: {error or 'no size is known'}; try a smaller model (--arch, "
+            f"--init), --micro-batch (now {s.micro_batch or 'auto'} of --batch-size "
+            f"{s.batch_size}) or --seq-length (now {s.seq_length})") from error
 
 
 def _model(plan, source):
@@ -223,6 +229,15 @@ def _preflight(settings, model, data, console):
     for line in report.lines:
         console.note(line)
     return report.as_dict()
+
+
+def _endless_warm_up(settings):
+    """A warning where the run ends before the rate has reached its peak; never a refusal."""
+    warm_up, steps = settings.warmup_steps, settings.num_steps
+    if warm_up < steps:
+        return []
+    return [f"--warmup-steps {warm_up} takes all of --num-steps {steps}: the rate never reaches "
+            f"--lr {settings.lr:g}, the highest is {settings.lr * steps / (warm_up + 1):.3g}"]
 
 
 def _provisioning(settings, model):

@@ -5,12 +5,13 @@ On --resume the values of the run stand and only those in MAY_CHANGE can be give
 change the numbers that the rest of the run would produce, so they need a run of their own.
 """
 import os
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 from ..backend import DEVICE
 from ..config import PRESETS
 from ..dtypes import PRECISIONS
 from ..errors import CheckError, UsageError
+from .gates import LOSS_FLOOR_NATS
 from .schedule import SHAPES
 from .step import OptimiserSettings
 
@@ -99,11 +100,10 @@ class Settings:
             for name in names:
                 value = getattr(self, name)
                 self._require(value is None or value >= low, name, need)
-        for name in ("lr", "eps", "target_val_loss", "max_epoch0_loss"):
+        for name, (low, high) in BOUNDS.items():
             value = getattr(self, name)
-            self._require(value is None or 0 < value < float("inf"), name, "a positive number")
-        for name in ("weight_decay", "grad_clip"):
-            self._require(0 <= getattr(self, name) < float("inf"), name, "0 or more")
+            self._require(value is None or low <= value <= high or value == 0 and name in OFF_AT_0,
+                          name, f"{low:g} to {high:g}{', or 0' * (name in OFF_AT_0)}")
         for name in ("beta1", "beta2"):
             self._require(0 <= getattr(self, name) < 1, name, "0 or more and less than 1")
         for name, choices in CHOICES.items():
@@ -125,16 +125,30 @@ class Settings:
         arch = None if self.arch in PRESETS else self.arch
         return [p for p in (self.dataset, self.val_shard, self.tokenizer, self.init, arch) if p]
 
+    def without_paths(self):
+        """A dict of the settings that shape the numbers; where files lay says nothing elsewhere."""
+        return {name: value for name, value in asdict(self).items()
+                if name not in PLACES and not (name == "arch" and value not in PRESETS)}
+
     def _require(self, holds, name, need):
         if not holds:
             raise UsageError(f"{flag(name)} {getattr(self, name)}: need {need}")
 
 
+# Every number of the optimiser and its product with a rate must be a float32 (1e-38 to 3e38): beyond
+# these bounds it would become 0 or infinite on the way to the device.
+BOUNDS = {"lr": (1e-30, 1e30), "eps": (1e-30, 1.0), "weight_decay": (1e-12, 1e3),
+          "grad_clip": (1e-12, 1e6), "target_val_loss": (LOSS_FLOOR_NATS, 1e6),
+          "max_epoch0_loss": (LOSS_FLOOR_NATS, 1e6)}
+OFF_AT_0 = ("weight_decay", "grad_clip")
 AUTOMATIC = ("device", "precision")
 PATHS = ("init", "arch", "tokenizer")
+PLACES = ("dataset", "val_shard", "run_dir", "init", "tokenizer")
 CHOICES = {"mode": MODES, "precision": ("auto", *PRECISIONS), "schedule": SHAPES,
            "decay_on": ("matrices", "all"), "order": ("shuffled", "sequential"),
            "preflight": ("auto", "off"), "on_nonfinite": ("skip", "stop")}
+EDITED = ("it was edited or is of another version: put it back, or start a new run with --init and "
+          "the newest checkpoint")
 
 
 def flag(name):
@@ -184,6 +198,47 @@ def resolve_resumed(given, stored, origins):
         if name in MAY_CHANGE:
             values[name], origins = value, origins | {name: "flag"}
     return Settings(**values), origins
+
+
+def stored_settings(config, where):
+    """(values, origins) of the settings in a config.json, whose value was read from `where`.
+
+    Errors: CheckError naming the first part that no run of this version has written.
+    """
+    rows = config.get("settings") if isinstance(config, dict) else None
+    if not isinstance(rows, dict):
+        raise CheckError(f"{where}: holds no object \"settings\"; {EDITED}")
+    known = {f.name: f.type for f in fields(Settings)}
+    for name in [*known, *rows]:
+        row = rows.get(name)
+        if name not in known:
+            raise CheckError(f"{where}: unknown setting {name}; {EDITED}")
+        if not isinstance(row, dict) or not {"value", "from"} <= row.keys():
+            raise CheckError(f"{where}: settings.{name} needs \"value\" and \"from\"; {EDITED}")
+        if not _fits(row["value"], known[name]):
+            raise CheckError(f"{where}: settings.{name} is {row['value']!r}, need "
+                             f"{_in_words(known[name])}; {EDITED}")
+    values = {name: row["value"] for name, row in rows.items()}
+    try:
+        Settings(**values)
+    except UsageError as error:
+        raise CheckError(f"{where}: {error}; {EDITED}") from error
+    return values, {name: row["from"] for name, row in rows.items()}
+
+
+def _fits(value, kind):
+    """Whether a value of JSON is of this type, or one of this union; 3 is a float too."""
+    whole = (int,) if float in _parts(kind) else ()
+    return isinstance(value, (*_parts(kind), *whole)) and not isinstance(value, bool)
+
+
+def _in_words(kind):
+    words = {int: "a whole number", float: "a number", str: "a text", type(None): "null"}
+    return " or ".join(words[part] for part in _parts(kind))
+
+
+def _parts(kind):
+    return getattr(kind, "__args__", (kind,))
 
 
 def _same(name, now, then):
