@@ -55,7 +55,7 @@ def test_a_rename_that_fails_leaves_the_older_folder(at, tmp_path, monkeypatch):
     put(tmp_path / "x", "old")
     with monkeypatch.context() as patch:
         failing(patch, "replace", at)
-        with pytest.raises(StorageError, match="x.* cannot be written.* nothing was left behind"):
+        with pytest.raises(StorageError, match="x.* cannot be written.* nothing of it was left"):
             put(tmp_path / "x", force=True)
     assert tree(tmp_path) == {"x/a.txt": "old"}
     put(tmp_path / "x", force=True)

@@ -174,5 +174,5 @@ def _reported(path, temporary):
         named = Path(error.filename) if error.filename is not None else path
         if named not in (path, *path.parents) and temporary not in (named, *named.parents):
             raise
-        raise StorageError(f"{path}: cannot be written: {error.strerror or error}; nothing was "
-                           "left behind; free some space or choose another folder") from error
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}; nothing of it "
+                           "was left behind; free some space or choose another folder") from error
