@@ -135,8 +135,8 @@ class Settings:
             raise UsageError(f"{flag(name)} {getattr(self, name)}: need {need}")
 
 
-# Every number of the optimiser and its product with a rate must be a float32 (1e-38 to 3e38): beyond
-# these bounds it would become 0 or infinite on the way to the device.
+# Every number of the optimiser and its product with a rate must be a float32 (1e-38 to 3e38):
+# beyond these bounds it would become 0 or infinite on the way to the device.
 BOUNDS = {"lr": (1e-30, 1e30), "eps": (1e-30, 1.0), "weight_decay": (1e-12, 1e3),
           "grad_clip": (1e-12, 1e6), "target_val_loss": (LOSS_FLOOR_NATS, 1e6),
           "max_epoch0_loss": (LOSS_FLOOR_NATS, 1e6)}
