@@ -14,6 +14,7 @@ import pytest
 from corpora import STDLIB, small_tokenizer, stdlib_ids, stdlib_texts
 
 from aprnb.data.shards import open_dataset, repair_manifest
+from aprnb.data.tokenizer import TokenizerFormatError, from_json
 from aprnb.errors import StorageError
 
 VERBS = ["train", "import-hf", "encode-corpus", "audit", "repair-manifest"]
@@ -115,11 +116,24 @@ def test_missing_inputs_exit_3(here):
 
 
 def test_a_file_that_is_no_tokenizer_exits_4(here):
-    (here / "tok" / "tokenizer.json").write_text("{")
-    refused(encode(here), 4, "tokenizer.json", "not valid JSON")
+    for text in ("", "{"):
+        (here / "tok" / "tokenizer.json").write_text(text)
+        refused(encode(here), 4, "tokenizer.json", "not valid JSON")
     refused(aprnb("import-hf", "--input", here / "tok" / "tokenizer.json", "--output",
                   here / "new"), 4, "tokenizer.json")
     assert names(here) == ["src", "tok"]
+
+
+@pytest.mark.parametrize("change", [
+    lambda spec: spec.clear(), lambda spec: spec.update(model=None),
+    lambda spec: spec["model"].update(merges=5), lambda spec: spec.update(added_tokens=5),
+    lambda spec: spec.update(added_tokens=["x"]), lambda spec: spec.update(normalizer=5),
+], ids=["nothing", "model", "merges", "added_tokens", "added token", "normalizer"])
+def test_a_broken_tokenizer_is_refused_as_such(change):
+    spec = json.loads(small_tokenizer().text)
+    change(spec)
+    with pytest.raises(TokenizerFormatError):
+        from_json(json.dumps(spec))
 
 
 def test_a_hex_byte_vocabulary_exits_5_instead_of_writing_unk(here):

@@ -40,6 +40,7 @@ class Tokenizer:
         self.text = text
         self.where = str(where)
         spec = parse(text, where)
+        self._library = build(text, where)  # first: it refuses what has not the form of the file
         self.style = detect_style(spec, where)
         self.digest = canonical_digest(spec)
         self.merges_count = len(spec["model"].get("merges") or [])
@@ -47,7 +48,6 @@ class Tokenizer:
         """The token that ends a document, or None."""
         self.unk_token = spec["model"].get("unk_token")
         self._cuttable = cuttable(spec)
-        self._library = build(text, where)
 
     @cached_property
     def vocabulary(self):
@@ -207,7 +207,8 @@ def build(text, where):
                                    f"{error}") from error
     library.no_truncation()  # a saved max_length would cut documents without a word
     library.no_padding()
-    library.model.dropout = None  # a training-time option that makes ids random
+    if isinstance(library.model, tokenizers.models.BPE):
+        library.model.dropout = None  # a training-time option that makes ids random
     return library
 
 
