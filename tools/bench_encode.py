@@ -7,8 +7,8 @@ MB are 10^6 bytes of UTF-8 text. Rates are the best of three runs, taken in turn
 machine hurts all alike: per core in processor time, encode-corpus in wall time with 1 and with all
 workers. Without an argument a BPE of 4,096 tokens is trained first.
 """
+import argparse
 import os
-import sys
 import sysconfig
 import tempfile
 import time
@@ -57,14 +57,18 @@ def rates(name, tokenizer, corpus):
 
 
 def main():
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("tokenizers", nargs="*", metavar="TOKENIZER",
+                   help="tokenizer.json, or a folder with one  [default: train one]")
+    args = p.parse_args()
     root = Path(sysconfig.get_paths()["stdlib"])
     corpus = Corpus([folder for folder in sorted(root.iterdir())
                      if folder.is_dir() and folder.name not in ("site-packages", "test")
                      and any(folder.rglob("*.py"))])
-    if len(sys.argv) == 1:
+    if not args.tokenizers:
         texts = (document.text for document in corpus)
         rates("trained on the same files", train_bpe(texts, 4096), corpus)
-    for path in sys.argv[1:]:
+    for path in args.tokenizers:
         rates(Path(path).name, load_tokenizer(path), corpus)
 
 

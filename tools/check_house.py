@@ -6,6 +6,7 @@
 Rooms in data-flow order; a room may import those before it and nothing else of ours. Exit status 1
 lists every arrow that points the wrong way, every file, function and line over its cap.
 """
+import argparse
 import ast
 import sys
 from pathlib import Path
@@ -26,11 +27,14 @@ MODULE_CAP, FUNCTION_CAP, KERNEL_CAP, COLUMNS = 400, 60, 120, 100
 
 
 def main():
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--sizes", action="store_true", help="also print files and lines of every room")
+    args = p.parse_args()
     files = sorted((ROOT / "aprnb").rglob("*.py"))
     faults = [f for file in files for f in check(file)]
     for file in sorted(ROOT.glob("t[eo][so][tl]s/*.py")):
         faults += long_lines(file)
-    if "--sizes" in sys.argv:
+    if args.sizes:
         report_sizes(files)
     print("\n".join(faults) or f"house: {len(files)} files, every arrow points down")
     return 1 if faults else 0

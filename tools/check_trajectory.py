@@ -6,6 +6,7 @@
 Compares loss_nats with traj_loss and grad_norm with traj_gradnorm; every loss must agree within
 1e-3 relative.
 """
+import argparse
 import json
 import sys
 
@@ -14,14 +15,19 @@ import numpy as np
 LIMIT = 1e-3
 
 
-def main(metrics, reference):
-    rows = [json.loads(line) for line in open(metrics)]
-    want = np.load(reference)
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("metrics", help="metrics.jsonl of a run")
+    p.add_argument("reference", help=".npz with traj_loss and traj_gradnorm")
+    args = p.parse_args()
+    rows = [json.loads(line) for line in open(args.metrics)]
+    want = np.load(args.reference)
     worst = {}
     for ours, theirs in (("loss_nats", "traj_loss"), ("grad_norm", "traj_gradnorm")):
         got = np.array([row[ours] for row in rows])
         if len(got) != len(want[theirs]):
-            raise SystemExit(f"{metrics}: {len(got)} steps, the reference has {len(want[theirs])}")
+            raise SystemExit(f"{args.metrics}: {len(got)} steps, the reference has "
+                             f"{len(want[theirs])}")
         worst[ours] = float(np.abs(got / want[theirs] - 1).max())
     print(f"{len(rows)} steps: losses within {worst['loss_nats']:.1e} relative of the reference, "
           f"gradient norms within {worst['grad_norm']:.1e}; limit {LIMIT:g} on losses")
@@ -29,4 +35,4 @@ def main(metrics, reference):
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

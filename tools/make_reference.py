@@ -10,26 +10,27 @@ which the package itself never imports.
 import argparse
 
 import numpy as np
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from frameworks import AutoModelForCausalLM, AutoTokenizer, require, torch
 
 WINDOW, SHORT, STEPS, NEW_TOKENS = 513, 256, 20, 64
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("model")
-    p.add_argument("tokens")
-    p.add_argument("-o", "--output", required=True)
-    p.add_argument("--prompt", default="def fib(n):\n    ")
+    p.add_argument("model", help="Hugging Face folder")
+    p.add_argument("tokens", help=".bin shard (u32), or .npz with heldout_tokens")
+    p.add_argument("-o", "--output", required=True, help=".npz that is written")
+    p.add_argument("--prompt", default="def fib(n):\n    ", help="text to continue greedily")
     args = p.parse_args()
+    require()
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
     model.eval()
     tokens = read_tokens(args.tokens)
     windows = torch.from_numpy(tokens[:8 * WINDOW].reshape(8, WINDOW)).long()
-    out = {"heldout_tokens": tokens, **activations(model, windows[:2, :128]),
-           "heldout_losses": heldout(model, windows), **greedy(model, args),
-           **gradients(model, windows[:4, :SHORT]), **trajectory(model, windows[:, :SHORT])}
+    with torch.no_grad():
+        out = {"heldout_tokens": tokens, **activations(model, windows[:2, :128]),
+               "heldout_losses": heldout(model, windows), **greedy(model, args)}
+    out |= gradients(model, windows[:4, :SHORT]) | trajectory(model, windows[:, :SHORT])
     np.savez_compressed(args.output, **out)
     print(f"{args.output}: {len(out)} arrays")
 
@@ -46,7 +47,6 @@ def loss_of(model, batch):
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
 
 
-@torch.no_grad()
 def activations(model, ids):
     out = model(ids, output_hidden_states=True)
     hidden = torch.stack(out.hidden_states)
@@ -56,12 +56,10 @@ def activations(model, ids):
             "logits_last": out.logits[:, -4:].numpy()}
 
 
-@torch.no_grad()
 def heldout(model, windows):
     return np.array([loss_of(model, w[None]).item() for w in windows])
 
 
-@torch.no_grad()
 def greedy(model, args):
     ids = AutoTokenizer.from_pretrained(args.model)(args.prompt, return_tensors="pt").input_ids
     for _ in range(NEW_TOKENS):

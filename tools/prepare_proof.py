@@ -7,6 +7,7 @@ SHARED holds data/qwen2-py-10m, data/qwen2-tokenizer and spec/golden/reference. 
 trajectory's windows as a shard, other held-out tokens as the validation shard, and shards of the
 standard library's Python files encoded with the real Qwen2 vocabulary.
 """
+import argparse
 import shutil
 import subprocess
 import sys
@@ -18,8 +19,12 @@ import numpy as np
 PYTHON_BYTES = 3_000_000  # of source text: some 800,000 tokens, more than twenty steps need
 
 
-def main(shared, out):
-    shared, out = Path(shared), Path(out)
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("shared", type=Path, metavar="SHARED", help="folder of the shared facts")
+    p.add_argument("out", type=Path, metavar="OUT", help="folder that is written")
+    args = p.parse_args()
+    shared, out = args.shared, args.out
     out.mkdir(parents=True, exist_ok=True)
     model = shared / "data/qwen2-py-10m"
     shutil.copytree(model, out / "qwen2-py-10m", dirs_exist_ok=True)
@@ -55,4 +60,4 @@ def corpus(folder):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

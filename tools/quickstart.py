@@ -3,6 +3,7 @@
 Every step is a command that a user could type, printed before it runs. Called by tools/quickstart.
 """
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OUT = Path("runs/quickstart")
 CORPUS_BYTES = 12_000_000  # enough text for the steps below, little enough to encode in seconds
+STEPS_A_LINE = 25
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "idlelib"}
 
 
@@ -27,11 +29,11 @@ def main():
           "--output {o}/shards")
     aprnb("pretrain --arch tiny --dataset {o}/shards --tokenizer {o}/tokenizer "
           "--run-dir {o}/pretrain --num-steps 700 --batch-size 8 --seq-length 128 --lr 3e-3 "
-          "--steps-per-epoch 175 --val-batches 8")
+          "--steps-per-epoch 175 --val-batches 8", shown=progress)
     first = newest(ROOT / OUT / "pretrain")
     aprnb(f"pretrain --init {first} --dataset {{o}}/shards --run-dir {{o}}/continue "
           "--num-steps 60 --batch-size 8 --seq-length 128 --lr 1e-4 --steps-per-epoch 60 "
-          "--val-batches 8")
+          "--val-batches 8", shown=progress)
     last = newest(ROOT / OUT / "continue")
     aprnb("run", str(last), "def read(self):\n        ", "--max-tokens", "48")
     report(first, last, time.time() - begin)
@@ -42,7 +44,7 @@ def collect(folder):
     library, total, count = Path(sysconfig.get_paths()["stdlib"]), 0, 0
     for file in sorted(library.rglob("*.py")):
         inner = file.relative_to(library)
-        if LEFT_OUT & set(inner.parts):
+        if LEFT_OUT & set(inner.parts) or not file.stat().st_size:  # an empty file is no document
             continue
         total += file.stat().st_size
         if total > CORPUS_BYTES:
@@ -54,13 +56,27 @@ def collect(folder):
     print(f"corpus: {count} Python files of the standard library, {total / 1e6:.1f} MB", flush=True)
 
 
-def aprnb(line, *words):
-    """Run one command of the package, after printing it."""
+def aprnb(line, *words, shown=None):
+    """Run one command of the package, after printing it.
+
+    shown: which lines of its output are passed on, where that is not a terminal with a bar.
+    """
     command = [*line.format(o=OUT).split(), *words]
     print(f"\n$ aprnb {shlex.join(command)}", flush=True)
-    code = subprocess.run([sys.executable, "-m", "aprnb", *command], cwd=ROOT).returncode
-    if code:
+    thinned = shown is not None and not sys.stdout.isatty()
+    with subprocess.Popen([sys.executable, "-m", "aprnb", *command], cwd=ROOT, text=True,
+                          stdout=subprocess.PIPE if thinned else None) as process:
+        for output in process.stdout or ():
+            if shown(output):
+                print(output, end="", flush=True)
+    if code := process.returncode:
         raise SystemExit(f"quickstart: the command above ended with exit code {code}")
+
+
+def progress(line):
+    """Whether a line of `pretrain` is shown: one step of STEPS_A_LINE, and all that is no step."""
+    step = re.match(r"step +(\d+)/", line)
+    return step is None or int(step[1]) == 1 or int(step[1]) % STEPS_A_LINE == 0
 
 
 def newest(run):

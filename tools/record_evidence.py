@@ -28,15 +28,15 @@ PACKAGES = ("aprnb", "numpy", "numba", "numba-cuda", "ml_dtypes", "tokenizers", 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("name")
+    p.add_argument("name", metavar="NAME", help="of the record, after the date")
     p.add_argument("--input", action="append", default=[], help="file or folder the command reads")
     p.add_argument("--result", action="append", default=[], help="file it leaves, to be attached")
     p.add_argument("--commit", help="commit the code is of, where there is no git checkout")
     p.add_argument("--root", default=ROOT / "evidence", type=Path)
-    if "--" not in sys.argv:
-        p.error("the command to run stands behind --")
-    cut = sys.argv.index("--")
+    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     args, command = p.parse_args(sys.argv[1:cut]), sys.argv[cut + 1:]
+    if not command:
+        p.error("the command to run stands behind --")
     folder = args.root / f"{datetime.date.today()}-{args.name}"
     folder.mkdir(parents=True, exist_ok=True)
     begin = time.time()
