@@ -48,8 +48,8 @@ def refuse_meaningless(dataset, vocab_size, seq_length):
     """CORPUS-PREFLIGHT: MeaninglessData for no window, an id >= vocab_size, one id above 99 %."""
     width = seq_length + 1
     if not any(len(shard) >= width for shard in dataset.shards):
-        raise MeaninglessData(f"CORPUS-PREFLIGHT: {dataset.path}: no window of {width} tokens in "
-                              f"{len(dataset.shards)} shards with {dataset.tokens} tokens; use "
+        raise MeaninglessData(f"CORPUS-PREFLIGHT: {dataset.path}: no window of {width} tokens, "
+                              f"the longest shard has {max(map(len, dataset.shards))}; use "
                               "more text or a shorter --seq-length")
     try:
         reason = one_id_reason(count_ids(dataset, vocab_size))

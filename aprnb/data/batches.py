@@ -33,8 +33,8 @@ class Windows:
                         for shard in dataset.shards]
         self._starts = np.cumsum([0] + [len(shard) for shard in self._shards])
         if not len(self):
-            raise CheckError(f"{dataset.path}: no window: {dataset.tokens} tokens in "
-                             f"{len(self._shards)} shards, need {width} in one shard for "
+            raise CheckError(f"{dataset.path}: no window: the longest shard has "
+                             f"{max(map(len, dataset.shards))} tokens, need {width} in one for "
                              f"--seq-length {seq_length}; use a shorter one or more text")
 
     def __len__(self):

@@ -57,7 +57,7 @@ def encode_corpus(corpus, tokenizer, output, options=EncodeOptions(), force=Fals
         writer = ShardWriter(folder, options.shard_tokens)
         eos_count = write_documents(corpus, tokenizer, writer, options, eos, progress)
         if not writer.shards:
-            raise CheckError(f"{len(corpus.files)} files hold no text: an empty corpus cannot be "
+            raise CheckError("no file of the corpus holds text: an empty corpus cannot be "
                              "encoded")
         (folder / "tokenizer.json").write_bytes(tokenizer.text.encode())
         manifest = describe(corpus, tokenizer, writer.shards, options) | {
