@@ -28,6 +28,8 @@ APR_ALIASES = {
     "rope_theta": ("rope_theta",),
 }
 
+MOST_LAYERS, MOST_PARAMETERS = 10_000, 1e13  # beyond them a number in the file is wrong
+
 SPLIT_HALVES = 2  # APR rope_type of Hugging Face weights: k is rotated with k + head_dim/2
 
 
@@ -84,9 +86,15 @@ class ModelConfig:
                             f"num_kv_heads {self.num_kv_heads}")
         if self.head_dim % 2:
             raise LoadError(f"head_dim {self.head_dim} is odd; RoPE rotates halves")
-        if not (self.rope_theta > 0 and self.rms_norm_eps > 0):
-            raise LoadError(f"rope_theta {self.rope_theta} and rms_norm_eps {self.rms_norm_eps} "
-                            "must be positive")
+        for name in ("rope_theta", "rms_norm_eps", "initializer_range"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise LoadError(f"{name} is {getattr(self, name)}, need a positive finite number")
+        per_layer = self.hidden_size * (2 * (self.num_heads + self.num_kv_heads) * self.head_dim
+                                        + 3 * self.intermediate_size)
+        parameters = self.num_layers * per_layer + self.vocab_size * self.hidden_size
+        if self.num_layers > MOST_LAYERS or parameters > MOST_PARAMETERS:
+            raise LoadError(f"{self.num_layers} layers and {parameters:.3g} parameters: no model "
+                            "of this size exists; the configuration must be wrong")
 
     @property
     def qkv_bias(self):
@@ -131,7 +139,7 @@ def from_hf(config, where):
         max_position_embeddings=get.integer("max_position_embeddings"),
         rope_theta=theta,
         rms_norm_eps=get.number("rms_norm_eps"),
-        tied=bool(config.get("tie_word_embeddings", False)),  # the default of both classes
+        tied=_boolean(config.get("tie_word_embeddings"), "tie_word_embeddings", where),
         rope_scaling=scaling,
         bos_token_id=config.get("bos_token_id"),
         eos_token_id=_ids(config.get("eos_token_id")),
@@ -177,7 +185,7 @@ def to_hf(config, dtype="float32"):
 def from_apr(metadata, where):
     """ModelConfig from the metadata of an .apr file (apr-v2-format, section 7, with its aliases).
 
-    `tied` is what the file claims; only the tensors decide (see model/params.py).
+    `tied` is what the file claims; only the tensors decide (see formats/model_file.py).
     `rope_type` is not believed: tensors with Hugging Face names are split halves.
     """
     flat = {}
@@ -299,6 +307,13 @@ def _number(value, name, where):
     return float(value)
 
 
+def _boolean(value, name, where):
+    """False where the field is absent, as in both classes of transformers."""
+    if value is not None and not isinstance(value, bool):
+        raise LoadError(f"{where}: {name} is {value!r}, need true or false")
+    return bool(value)
+
+
 def _object(value, name, where):
     if not isinstance(value, dict):
         raise LoadError(f"{where}: {name} is {value!r}, need an object")
@@ -323,14 +338,31 @@ def _json_ids(value):
 
 
 def _rope_from_hf(config, where):
-    """(theta, scaling) from either spelling: rope_parameters (transformers 5) or the older keys."""
-    nested = _object(config.get("rope_parameters") or {}, "rope_parameters", where)
-    theta = nested.get("rope_theta", config.get("rope_theta"))
+    """(theta, scaling) from every spelling: rope_parameters (transformers 5), rope_scaling and
+    rope_theta (older). Spellings that stand side by side must agree: which one a tool believes
+    is its own affair, and another choice computes another model.
+    """
+    sources = {"": {"rope_theta": config.get("rope_theta")}}
+    for name in ("rope_parameters", "rope_scaling"):
+        if config.get(name):
+            sources[name] = _object(config[name], name, where)
+    theta = _agreed({n: _number(v["rope_theta"], "rope_theta", where)
+                     for n, v in sources.items() if v.get("rope_theta") is not None},
+                    "rope_theta", where)
     if theta is None:
         raise LoadError(f"{where}: needed field 'rope_theta' is missing (top level or under "
                         "rope_parameters); it is never guessed")
-    scaling = nested if nested.get("rope_type") else config.get("rope_scaling")
-    return _number(theta, "rope_theta", where), _scaling(scaling, where)
+    scaling = _agreed({n: _scaling(v, where) for n, v in sources.items() if n}, "RoPE scaling",
+                      where)
+    return theta, scaling
+
+
+def _agreed(values, what, where):
+    """The one value that all places give, None if there is none."""
+    if len(set(values.values())) > 1:
+        places = ", ".join(f"{name or 'top level'}: {value}" for name, value in values.items())
+        raise LoadError(f"{where}: {what} contradicts itself ({places}); remove the untrue one")
+    return next(iter(values.values()), None)
 
 
 def _scaling(value, where):

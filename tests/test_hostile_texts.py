@@ -18,7 +18,8 @@ VALUES = [None, "x", [], {}, -1, 0, 1, 2.5, 10**30, True, [1, "a"], {"a": 1}, "\
 TEXTS = {
     "config.json": hf.config(rope_scaling=hf.LLAMA3, head_dim=4, initializer_range=0.02,
                              layer_types=["full_attention"],
-                             rope_parameters={"rope_theta": 1.0, "rope_type": "default"}),
+                             rope_parameters={"rope_theta": hf.config()["rope_theta"],
+                                              **hf.LLAMA3}),
     "generation_config.json": {"eos_token_id": [1, 2], "bos_token_id": 0},
     "tokenizer_config.json": {"eos_token": "d", "chat_template": "x", "bos_token":
                               {"content": "d"}},

@@ -367,3 +367,13 @@ def test_force_never_deletes_foreign_files(tmp_path):
         export_model(tmp_path / "m.apr", out, force=True)
     assert (out / "thesis.tex").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["e", "m.apr", "s"]
+
+
+def test_import_never_replaces_its_own_source(tmp_path):
+    source = hf.folder(tmp_path / "s", hf.tensors(), hf.config())
+    weights = next(source.glob("*.safetensors"))
+    before = weights.read_bytes()
+    for output in (weights, source / "config.json"):
+        with pytest.raises(CheckError, match="part of the source"):
+            import_model(source, output, force=True)
+    assert weights.read_bytes() == before

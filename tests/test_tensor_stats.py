@@ -309,3 +309,11 @@ def test_inspect_reads_headers_only_and_shortens_vocabularies(tmp_path):
     assert inspect_model(tmp_path / "m.apr")["checksums"]["footer_ok"] is None
     golden = inspect_model(GOLDEN / "tiny.apr")["checksums"]
     assert (golden["header"], golden["footer"]) == ("a0a50093", "e280817b")
+
+
+def test_a_filter_that_matches_nothing_is_no_success(tmp_path):
+    from aprnb.errors import CheckError
+    from aprnb.formats.stats import tensor_stats
+    for against in (None, GOLDEN / "tiny.apr"):
+        with pytest.raises(CheckError, match="no tensor matches"):
+            tensor_stats(GOLDEN / "tiny.apr", pattern="zzz", against=against)

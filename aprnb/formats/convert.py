@@ -48,6 +48,7 @@ def import_model(source, output, tokenizer=None, force=False):
     output = Path(output)
     refuse_existing(output, force)
     with open_hf(source) as model:
+        _refuse_own_source(output, model)
         config, notes = settle_head(model, config_of_folder(model))
         notes += check_weights(model, config)
         names = expected_tensors(config)
@@ -62,6 +63,14 @@ def import_model(source, output, tokenizer=None, force=False):
     return {"schema": "aprnb-import-v1", "output": str(output), "tensors": len(entries),
             "bytes": output.stat().st_size, "dtypes": dict(Counter(e[1] for e in entries)),
             "tokenizer": tokenizer_report, "source": str(source), "notes": notes + more_notes}
+
+
+def _refuse_own_source(output, model):
+    """CheckError if the output would replace a file of the folder that the model is read from."""
+    inside = output.resolve().parent == model.folder.resolve()
+    if inside and output.exists() and output.suffix in (".safetensors", ".json"):
+        raise CheckError(f"{output}: is part of the source, which --force does not replace while "
+                         "it is read; choose another output")
 
 
 def _importable(model, name):

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
+from ..errors import CheckError
 from .dtype_evidence import OTHER, fits_other, pattern_values
 from .model_file import open_tensors, same_values
 from .moments import Moments
@@ -30,6 +31,8 @@ def tensor_stats(path, pattern="*", first=5, against=None):
     with open_tensors(path) as model:
         rows = [stats_row(model, name, first) for name in sorted(model.tensors)
                 if fnmatchcase(name, pattern)]
+        if not rows and pattern != "*":
+            raise CheckError(f"{path}: no tensor matches --filter {pattern}; nothing was examined")
         report = {"schema": "aprnb-tensor-stats-v1", "model": str(path), "tensors": rows,
                   "suspect": suspicion(rows), "against": None}
         if against is not None:
