@@ -7,6 +7,7 @@
     gpu                kernels on a CUDA device
 """
 import os
+import signal
 import sys
 
 import pytest
@@ -15,6 +16,9 @@ SIMULATING = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") == "1"
 
 
 def pytest_configure(config):
+    # a shell starts background jobs with SIGINT ignored, and every child inherits that: the tests
+    # of Ctrl-C need the handler that a terminal's program has
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if SIMULATING:
         # a CUDA thread is a Python thread that runs for microseconds between barriers: switching
         # every 5 ms, the default, leaves the others waiting
