@@ -36,16 +36,19 @@ def blank(shape, dtype):
     return np.full(shape, np.nan, dtype)
 
 
-def judge(module, op, arguments, outputs, free=(), scales=None, peer=None):
+def judge(module, op, arguments, outputs, free=(), scales=None, peer=None, room="",
+          allowance=0.0):
     """Run `op` twice on the device and once in the oracle per precision; compare.
 
     outputs: names of the arrays to be judged;  free: names of arrays that may hold anything;
     scales: output -> size of the terms that cancel in it;  peer: output -> array to use in place
-    of the oracle's float32 result, where that sums in another order than the kernel.
+    of the oracle's float32 result, where that sums in another order than the kernel;  room: "" for
+    the portable kernels, "sm80", "sm90";  allowance: fraction of the scale that the hardware's own
+    arithmetic may add (tensor cores, approximate functions), as measured.
     Returns the kernel's arrays by name.
     """
     truth, plain = oracle_results(module, op, arguments)
-    got, again = run_kernel(module, op, arguments), run_kernel(module, op, arguments)
+    got, again = (run_kernel(module, op, arguments, room) for _ in range(2))
     for name, start in arguments.items():
         if not isinstance(start, np.ndarray):
             continue
@@ -54,7 +57,8 @@ def judge(module, op, arguments, outputs, free=(), scales=None, peer=None):
             continue
         if name in outputs:
             own = (peer or {}).get(name, plain[name])
-            assert_agrees(f"{op}: {name}", got[name], truth[name], own, (scales or {}).get(name))
+            assert_agrees(f"{op}: {name}", got[name], truth[name], own, (scales or {}).get(name),
+                          allowance)
         elif not any(start is arguments[out] for out in outputs):
             assert got[name].tobytes() == start.tobytes(), f"{op} changed its input {name}"
     return got
@@ -70,10 +74,11 @@ def oracle_results(module, op, arguments):
     return truth, peer
 
 
-def run_kernel(module, op, arguments):
+def run_kernel(module, op, arguments, room=""):
     """One call on the device; the arrays as they are afterwards, guard bands checked."""
     from aprnb.kernels.cuda import copy_in, cuda
-    launcher = getattr(importlib.import_module(f"aprnb.kernels.{module}"), op)
+    home = importlib.import_module(".".join(filter(None, ("aprnb.kernels", room, module))))
+    launcher = getattr(home, op)
     stream, placed, bands = cuda.stream(), {}, {}
     for name, value in arguments.items():
         if not isinstance(value, np.ndarray):
@@ -87,6 +92,7 @@ def run_kernel(module, op, arguments):
             view = on_device[GUARD:GUARD + value.size].reshape(value.shape)
             bands[id(value)] = on_device, view
             placed[name] = view
+    assert not room or home.misfit(*placed.values()) is None
     launcher(*placed.values(), stream)
     stream.synchronize()
     return {name: _unwrap(f"{op}: {name}", value, bands, stream) if isinstance(value, np.ndarray)

@@ -4,10 +4,7 @@ Kernel -> LTO-IR (numba-cuda) -> linked with -lto by nvJitLink, once to a cubin 
 registers and spills, once to PTX, which is read for double-precision instructions. A missing
 compiler fails: the `test` extra brings it.
 """
-import importlib
 import os
-import pkgutil
-import re
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,52 +12,32 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.ptx
-ARCHITECTURES = {"sm_80": (8, 0), "sm_90a": (9, 0, "a")}
 SHARED_LIMIT = 48 * 1024  # bytes a block may declare without asking the driver for more
 
 
 def catalogue():
-    import aprnb.kernels
-    for info in pkgutil.iter_modules(aprnb.kernels.__path__):
-        importlib.import_module(f"aprnb.kernels.{info.name}")
+    from aprnb.kernels.build import import_all
     from aprnb.kernels.cuda import catalogue as entries
+    import_all()
     return entries
 
 
 def compile_one(case):
-    """(report, PTX) of catalogue entry number `index`; runs in a worker process."""
+    """(Cubin, PTX) of one catalogue entry; runs in a worker process."""
+    from aprnb.kernels.build import build, entry_named, link
     from aprnb.kernels.cuda import compile_to_ltoir
-    index, signature, architecture = case
-    code = compile_to_ltoir(catalogue()[index], signature, ARCHITECTURES[architecture])
-    return link(code, architecture, "-verbose"), link(code, architecture, "-ptx")
-
-
-def link(code, architecture, option):
-    """nvJitLink's report, or with -ptx the linked PTX, of one LTO-IR module."""
-    from cuda.bindings import nvjitlink
-    options = [f"-arch={architecture}", "-lto", option]
-    handle = nvjitlink.create(len(options), options)
-    try:
-        nvjitlink.add_data(handle, nvjitlink.InputType.LTOIR, code, len(code), "kernel")
-        nvjitlink.complete(handle)
-        if option == "-ptx":
-            text = bytearray(nvjitlink.get_linked_ptx_size(handle))
-            nvjitlink.get_linked_ptx(handle, text)
-        else:
-            assert nvjitlink.get_linked_cubin_size(handle) > 0
-            text = bytearray(nvjitlink.get_info_log_size(handle))
-            nvjitlink.get_info_log(handle, text)
-        return text.decode()
-    finally:
-        nvjitlink.destroy(handle)
+    name, signature, architecture = case
+    entry = entry_named(name)
+    code = compile_to_ltoir(entry, signature, architecture)
+    return build(entry, signature, architecture), link(code, architecture, name, ptx=True)[0]
 
 
 def cases():
-    """Every (number, signature, architecture) of the catalogue, by a readable name."""
+    """Every (name, signature, architecture) of the catalogue, by a readable name."""
     return {f"{entry.name}-{architecture}-{signature.replace(' ', '_')}":
-            (index, signature, architecture)
-            for index, entry in enumerate(catalogue()) for signature in entry.signatures
-            for architecture in ARCHITECTURES}
+            (entry.name, signature, architecture)
+            for entry in catalogue() for signature in entry.signatures
+            for architecture in entry.architectures}
 
 
 def pytest_generate_tests(metafunc):
@@ -80,17 +57,15 @@ def compiled(request):
 
 
 def test_kernel(case, compiled):
-    entry = catalogue()[case[0]]
-    report, ptx = compiled[case].result()
-    registers = int(re.search(r"Used (\d+) registers", report)[1])
-    stack, stored, loaded = map(int, re.search(
-        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads",
-        report).groups())
-    shared = re.search(r"(\d+) bytes smem", report)
-    assert ".f64" not in ptx, "double-precision arithmetic: a literal without float32(...)?"
-    assert (stack, stored, loaded) == (0, 0, 0), f"spills: {report}"
-    assert registers <= entry.registers, f"{registers} registers, budget {entry.registers}"
-    assert shared is None or int(shared[1]) <= SHARED_LIMIT
+    from aprnb.kernels.build import entry_named
+    entry = entry_named(case[0])
+    cubin, ptx = compiled[case].result()
+    assert b".f64" not in ptx, "double-precision arithmetic: a literal without float32(...)?"
+    assert max(cubin.stack, cubin.spills) <= entry.spills, (
+        f"{cubin.stack} bytes of stack, {cubin.spills} of spills, allowed {entry.spills}")
+    assert cubin.registers <= entry.registers, (
+        f"{cubin.registers} registers, budget {entry.registers}")
+    assert cubin.shared <= SHARED_LIMIT
 
 
 def test_no_kernel_bypasses_the_catalogue():
@@ -98,5 +73,5 @@ def test_no_kernel_bypasses_the_catalogue():
     import aprnb.kernels
     names = [entry.name for entry in catalogue()]
     assert len(names) == len(set(names))
-    for file in Path(aprnb.kernels.__path__[0]).glob("*.py"):
+    for file in Path(aprnb.kernels.__path__[0]).rglob("*.py"):
         assert file.name == "cuda.py" or "cuda.jit" not in file.read_text(), file

@@ -1,9 +1,10 @@
 """The one door to the CUDA compiler and the driver: no other file imports numba.
 
-A change of compiler (numba-cuda is in maintenance) touches this file and cast.py's intrinsics.
+A change of compiler (numba-cuda is in maintenance) touches this file, cast.py and ptx/emit.py.
 With NUMBA_ENABLE_CUDASIM=1 the same kernels run in numba's simulator, one Python thread for each
 CUDA thread. Kernels name the module `cuda`: that is the name which the simulator replaces.
 """
+import re
 from dataclasses import dataclass
 from typing import Callable
 
@@ -14,21 +15,21 @@ from numba.cuda import types
 
 SIMULATOR = bool(config.ENABLE_CUDASIM)
 if not SIMULATOR:
-    from numba.cuda.core import config as compiler_config
-    compiler_config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small models make small grids; that is fine
-    from numba.cuda.extending import intrinsic  # noqa: F401  cast.py builds on these two
+    # cast.py and ptx/emit.py build on these two
+    from numba.cuda.extending import intrinsic  # noqa: F401
     from numba.cuda.typing import signature  # noqa: F401
 ALIGNMENT = None if SIMULATOR else 16  # bytes, of shared arrays: lets four floats move in one load
 float32 = np.float32  # a type to the compiler, arithmetic in the simulator
 
-TYPES = {"f": types.float32, "i": types.int32, "n": types.int64, "b": types.boolean,
-         "h": types.bfloat16}
+TYPES = {"f": types.float32, "i": types.int32, "u": types.uint32, "n": types.int64,
+         "b": types.boolean, "h": types.bfloat16, "p": types.uint64}
+ARCHITECTURES = ("sm_80", "sm_90a")  # what the compile lane builds for
 catalogue = []  # every kernel, in order of definition: what the compile lane compiles
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One kernel and what the compile lane holds it to."""
+    """One kernel, how it is launched, and what the compile lane holds it to."""
 
     name: str
     function: Callable
@@ -37,23 +38,33 @@ class Entry:
     """Most registers a thread may use, on any architecture and for any signature."""
     launch_bounds: tuple[int, int]
     """(threads a block has at most, blocks a multiprocessor should hold at least)."""
+    shared: int = 0
+    """Bytes of dynamic shared memory."""
+    cluster: int = 1
+    """Blocks of a cluster, neighbours along the grid's first axis."""
+    architectures: tuple[str, ...] = ARCHITECTURES
+    spills: int = 0
+    """Bytes of local memory that are known, and explained where they arise."""
 
 
-def kernel(*signatures, registers, threads, blocks=1, name=None):
-    """Decorator: compile the function as a kernel and enter it in the catalogue.
+def kernel(*signatures, registers, threads, blocks=1, name=None, shared=0, cluster=1,
+           architectures=ARCHITECTURES, spills=0):
+    """Decorator: enter the function in the catalogue as a kernel that can be launched.
 
     A signature lists the argument types: f float32, h bfloat16, s storage (once as f, once as h),
-    i int32, n int64, b bool; a digit behind it is the number of dimensions of a C-contiguous
-    array. "s2 f1 s2 s1 f" is rmsnorm_forward(y, rstd, x, w, eps).
+    i int32, u uint32, n int64, b bool, p address; a digit behind it is the number of dimensions of
+    a C-contiguous array. "s2 f1 s2 s1 f" is rmsnorm_forward(y, rstd, x, w, eps).
     """
     def decorate(function):
         expanded = tuple(s.replace("s", storage) for s in signatures
                          for storage in ("fh" if "s" in s else "-"))
-        catalogue.append(Entry(name or function.__name__, function, expanded, registers,
-                               (threads, blocks)))
+        entry = Entry(name or function.__name__, function, expanded, registers, (threads, blocks),
+                      shared, cluster, architectures, spills)
+        catalogue.append(entry)
         if SIMULATOR:
             return cuda.jit(function)
-        return cuda.jit(launch_bounds=(threads, blocks))(function)
+        from .launch import Kernel
+        return Kernel(entry)
     return decorate
 
 
@@ -68,15 +79,18 @@ def argument_types(signature):
                  else TYPES[word] for word in signature.split())
 
 
-def compile_to_ltoir(entry, signature, capability):
-    """LTO-IR of one kernel; needs the compiler wheels but no driver and no GPU.
-
-    capability: (8, 0) or (9, 0, "a")
-    """
+def compile_to_ltoir(entry, signature, architecture):
+    """LTO-IR of one kernel; needs the compiler wheels but no driver and no GPU."""
     code, _ = cuda.compile(entry.function, types.void(*argument_types(signature)),
-                           cc=capability, output="ltoir", abi="numba", device=False,
-                           launch_bounds=entry.launch_bounds)
+                           cc=_capability(architecture), output="ltoir", abi="numba",
+                           device=False, launch_bounds=entry.launch_bounds)
     return code
+
+
+def _capability(architecture):
+    """"sm_90a" as (9, 0, "a"), "sm_120" as (12, 0)."""
+    number, letter = re.fullmatch(r"sm_(\d+)(\w?)", architecture).groups()
+    return divmod(int(number), 10) + ((letter,) if letter else ())
 
 
 # ---------------------------------------------------------------- driver

@@ -1,0 +1,15 @@
+"""Inline PTX, each instruction one function that kernels call like any other.
+
+    emit      how one PTX statement becomes such a function
+    scalar    arithmetic, loads and stores of single values, shuffles
+    barrier   mbarriers, named barriers, clusters, register hand-over between warpgroups
+    tma       bulk copies between global and shared memory
+    wgmma     matrix products of a warpgroup (sm_90a) and the accumulators that they fill
+    tiles     rows, columns and stores of accumulators
+    mma       matrix products of a warp (sm_80 and newer), ldmatrix, cp.async
+    vector    16-byte loads and stores, bfloat16 pairs
+    layouts   NumPy models of which lane holds which element
+
+A register tile is a tuple of values: it is passed and returned, never stored, and stays in
+registers because an intrinsic takes it apart and puts it together in LLVM IR.
+"""

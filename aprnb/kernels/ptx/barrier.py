@@ -1,0 +1,34 @@
+"""Barriers between threads, between threads and the copy engine, and between blocks of a cluster.
+
+An mbarrier counts arrivals (and bytes still to come); its phase flips when both are complete.
+`wait(bar, parity)` returns once the phase of that parity has completed: a fresh barrier has phase
+0 open, so that a producer waits for parity 1 first and passes.
+"""
+from .emit import none, ptx, u32
+
+mbarrier_init = ptx("mbarrier.init.shared::cta.b64 [$0], $1;", none, u32, u32)
+mbarrier_fence_init = ptx("fence.mbarrier_init.release.cluster;", none)  # seen by the copy engine
+mbarrier_expect = ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", none, u32, u32)
+mbarrier_arrive = ptx("mbarrier.arrive.shared::cta.b64 _, [$0];", none, u32)
+# On the barrier at the same offset in block `b` of the cluster. Without qualifiers on purpose:
+# .release.cluster compiles to a fence of all memory, and nothing is published here.
+mbarrier_arrive_remote = ptx(
+    "{ .reg .b32 ra; mapa.shared::cluster.u32 ra, $0, $1; "
+    "mbarrier.arrive.shared::cluster.b64 _, [ra]; }", none, u32, u32)
+mbarrier_wait = ptx(
+    "{ .reg .pred P1; LAB_WAIT_${:uid}: mbarrier.try_wait.parity.shared::cta.b64 P1, [$0], $1; "
+    "@P1 bra DONE_${:uid}; bra LAB_WAIT_${:uid}; DONE_${:uid}: }", none, u32, u32)
+
+named_sync = ptx("bar.sync $0, $1;", none, u32, u32)  # barrier number, threads
+named_arrive = ptx("bar.arrive $0, $1;", none, u32, u32)
+
+cluster_sync = ptx("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;", none)
+cluster_rank = ptx("mov.u32 $0, %cluster_ctarank;", u32, effect=False, memory=False)
+
+# between ordinary stores to shared memory and the copy engine or the tensor cores reading them
+fence_async_shared = ptx("fence.proxy.async.shared::cta;", none)
+
+
+def setmaxnreg(direction, registers):
+    """"dec" gives registers of a warpgroup back, "inc" takes them; all of its warps must run it."""
+    return ptx(f"setmaxnreg.{direction}.sync.aligned.u32 {registers};", none)
