@@ -8,21 +8,38 @@
 
 PTX ISA 9.0, "Asynchronous warpgroup-level matrix instructions"; tests/test_ptx_layouts.py.
 """
+from typing import NamedTuple
+
 from .emit import (F32, I32, I64, LETTER, LLVM, constant, f32, i32, intrinsic, none, pack, ptx,
                    signature, statement, structure, types, u32, unpack)
 
-# Matrix descriptor of shared memory, in units of 16 bytes: bits 0-13 address, 16-29 leading
-# offset, 32-45 stride offset, 62-63 layout (1 = swizzle of 128 bytes).
-# K-major: stride = 8 rows of 128 bytes, the next 16 of k lie 32 bytes on.
-K_MAJOR = (1 << 62) | (64 << 32) | (1 << 16)
-K_STEP, MN_STEP = 32, 2048
+
+class Layout(NamedTuple):
+    """How an operand lies in shared memory, in panels of 64 elements = 128 bytes a row."""
+
+    descriptor: int
+    """The matrix descriptor without its address, in units of 16 bytes: bits 0-13 address, 16-29
+    leading offset, 32-45 stride offset (8 rows of 128 bytes), 62-63 layout (1 = 128-byte swizzle)."""
+    mn_major: bool
+    panel: int
+    """Bytes between the panels of a K-major operand that is wider than 64."""
+
+    def offset(self, k):
+        """Bytes from the first k-step of 16 to the k-th."""
+        return 2048 * k if self.mn_major else k // 4 * self.panel + k % 4 * 32
 
 
-def mn_major(block_bytes):
-    """MN-major: stride = 8 k-rows of 128 bytes; leading offset = distance of 64-wide blocks."""
-    return (1 << 62) | (64 << 32) | ((block_bytes >> 4) << 16)
+def k_major(panel_bytes):
+    """K-major of several panels along k, which lie that many bytes apart."""
+    return Layout((1 << 62) | (64 << 32) | (1 << 16), False, panel_bytes)
 
 
+def mn_major(panel_bytes):
+    """MN-major: a row holds 64 of M or N for one k; the leading offset is the panels' distance."""
+    return Layout((1 << 62) | (64 << 32) | ((panel_bytes >> 4) << 16), True, 0)
+
+
+K_MAJOR = k_major(0)  # one panel: up to four k-steps
 wait_1 = ptx("wgmma.wait_group.sync.aligned 1;", none)  # at most one group still in flight
 
 
@@ -76,9 +93,9 @@ def _group_text(columns, k_steps, a, b, a_registers, fresh):
     for k in range(k_steps):
         if a_registers:
             left = "{" + ",".join(f"${a0 + 4 * k + i}" for i in range(4)) + "}"
-            majors = f"{int(b != K_MAJOR)}"
+            majors = f"{int(b.mn_major)}"
         else:
-            left, majors = f"${a0 + k}", f"{int(a != K_MAJOR)}, {int(b != K_MAJOR)}"
+            left, majors = f"${a0 + k}", f"{int(a.mn_major)}, {int(b.mn_major)}"
         lines.append(f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.bf16.bf16 {acc}, {left}, "
                      f"${b0 + k}, {'1' if k else 'p'}, 1, 1, {majors};")
     lines.append("wgmma.commit_group.sync.aligned; }")
@@ -90,9 +107,8 @@ def _group_text(columns, k_steps, a, b, a_registers, fresh):
 def _slices(builder, layout, address, k_steps):
     """Descriptors of the k-steps of an operand that starts at a shared address."""
     low = builder.and_(builder.lshr(address, constant(I32, 4)), constant(I32, 0x3FFF))
-    first = builder.or_(builder.zext(low, I64), constant(I64, layout))
-    step = K_STEP if layout == K_MAJOR else MN_STEP
-    return [builder.add(first, constant(I64, k * step >> 4)) for k in range(k_steps)]
+    first = builder.or_(builder.zext(low, I64), constant(I64, layout.descriptor))
+    return [builder.add(first, constant(I64, layout.offset(k) >> 4)) for k in range(k_steps)]
 
 
 def make_accumulator(count, element=f32):
