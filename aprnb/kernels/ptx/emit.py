@@ -30,10 +30,10 @@ def ptx(text, result, *arguments, effect=True, memory=True):
             out = statement(builder, kind, list(values), text, ",".join(letters), effect)
             return context.get_dummy_value() if result is none else out
         return signature(result, *arguments), generate
-    return intrinsic(_with_parameters(len(arguments), body))
+    return intrinsic(with_parameters(len(arguments), body))
 
 
-def _with_parameters(count, body):
+def with_parameters(count, body):
     """`body` with that many named parameters: intrinsics are recognised by them."""
     names = ", ".join("abcdefgh"[:count])
     return eval(f"lambda typingctx, {names}: body({names})", {"body": body})

@@ -1,0 +1,191 @@
+"""What one thread holds of a row or a column: some 16-byte vectors, and arithmetic on all of them.
+
+A share stays in registers, as one tuple of 32-bit words; loads of all its vectors are in flight
+together. Vector j lies j * stride bytes behind the address; it exists where j * step < left, else
+it reads as zero and is not written.
+
+    each(count, "p s -> p")   makes an operation on `count` elements from a formula for one of them
+
+Kinds of operands and results:
+    p   packed: words of two bfloat16, widened on the way in, rounded to nearest even on the way out
+    w   words of one float32, as loaded
+    f   floats
+    s   one float for all elements; as the result: the sum over the elements
+"""
+from .emit import (F32, I32, I64, VOID, constant, f32, i32, intrinsic, none, pack, signature,
+                   statement, structure, types, u32, u64, unpack, with_parameters)
+from .tiles import add, bfloat16_pair, exp2, high_half, low_half, reduce
+
+STREAMED = ".L1::no_allocate"  # cache hint of what one thread alone reads, once
+
+
+def make_load(vectors, hint=""):
+    """load(address, stride, step, left) -> 4 * vectors words from global memory."""
+    words = types.UniTuple(u32, 4 * vectors)
+    text = (f"{{ .reg .pred p; setp.lt.s32 p, $5, $6; mov.b32 $0, 0; mov.b32 $1, 0; "
+            f"mov.b32 $2, 0; mov.b32 $3, 0; "
+            f"@p ld.global{hint}.v4.b32 {{$0, $1, $2, $3}}, [$4]; }}")
+
+    @intrinsic
+    def load(typingctx, address, stride, step, left):
+        def generate(context, builder, sig, args):
+            found = []
+            for at, place in _places(builder, vectors, *args[:3], I64):
+                found += unpack(builder, statement(
+                    builder, structure(I32, 4), [at, place, args[3]], text,
+                    "=&r,=&r,=&r,=&r,l,r,r,~{memory}"), 4)
+            return pack(builder, found)
+        return signature(words, u64, u64, i32, i32), generate
+    return load
+
+
+def make_store(vectors):
+    """store(address, stride, step, left, words) to global memory."""
+    text = ("{ .reg .pred p; setp.lt.s32 p, $5, $6; "
+            "@p st.global.v4.b32 [$0], {$1, $2, $3, $4}; }")
+
+    @intrinsic
+    def store(typingctx, address, stride, step, left, words):
+        def generate(context, builder, sig, args):
+            words = unpack(builder, args[4], 4 * vectors)
+            for j, (at, place) in enumerate(_places(builder, vectors, *args[:3], I64)):
+                statement(builder, VOID, [at, *words[4 * j:4 * j + 4], place, args[3]], text,
+                          "l,r,r,r,r,r,r,~{memory}")
+            return context.get_dummy_value()
+        return signature(none, u64, u64, i32, i32, types.UniTuple(u32, 4 * vectors)), generate
+    return store
+
+
+def make_put(vectors, width):
+    """put(address, stride, step, left, floats) to shared memory: vectors of `width` floats."""
+    text = ("{{ .reg .pred p; setp.lt.s32 p, $5, $6; "
+            "@p st.shared.v4.f32 [$0+{at}], {{$1, $2, $3, $4}}; }}")
+
+    @intrinsic
+    def put(typingctx, address, stride, step, left, floats):
+        def generate(context, builder, sig, args):
+            floats = unpack(builder, args[4], vectors * width)
+            for j, (at, place) in enumerate(_places(builder, vectors, *args[:3], I32)):
+                for k in range(0, width, 4):
+                    four = floats[j * width + k:j * width + k + 4]
+                    statement(builder, VOID, [at, *four, place, args[3]], text.format(at=4 * k),
+                              "r,f,f,f,f,r,r,~{memory}")
+            return context.get_dummy_value()
+        return signature(none, u32, u32, i32, i32, types.UniTuple(f32, vectors * width)), generate
+    return put
+
+
+def make_fold(vectors, kind):
+    """fold(total, words): total + vector 0 + vector 1 ..., element by element; kind "p" or "w"."""
+    width = 8 if kind == "p" else 4
+    total_type = types.UniTuple(f32, width)
+
+    @intrinsic
+    def fold(typingctx, total, words):
+        def generate(context, builder, sig, args):
+            total = unpack(builder, args[0], width)
+            values = _read(kind, builder, args[1], vectors * width)
+            for j in range(vectors):
+                total = [builder.fadd(t, values[j * width + k]) for k, t in enumerate(total)]
+            return pack(builder, total)
+        return signature(total_type, total_type, types.UniTuple(u32, 4 * vectors)), generate
+    return fold
+
+
+def make_zeros(count):
+    """zeros() -> `count` floats."""
+    @intrinsic
+    def zeros(typingctx):
+        def generate(context, builder, sig, args):
+            return pack(builder, [constant(F32, 0.0)] * count)
+        return signature(types.UniTuple(f32, count)), generate
+    return zeros
+
+
+class Element:
+    """One element of a share while code is generated: + - * emit float32 instructions."""
+
+    def __init__(self, builder, value):
+        self.builder, self.value = builder, value
+
+    def _emit(self, name, *operands):
+        values = [x.value if isinstance(x, Element) else constant(F32, x) for x in operands]
+        return Element(self.builder, getattr(self.builder, name)(*values))
+
+    def __add__(self, other):
+        return self._emit("fadd", self, other)
+
+    def __sub__(self, other):
+        return self._emit("fsub", self, other)
+
+    def __mul__(self, other):
+        return self._emit("fmul", self, other)
+
+    def __rsub__(self, other):
+        return self._emit("fsub", other, self)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def exp2(self):
+        return Element(self.builder, exp2(self.builder, self.value))
+
+    def reciprocal(self):
+        return Element(self.builder, statement(self.builder, F32, [self.value],
+                                               "rcp.approx.ftz.f32 $0, $1;", "=f,f", effect=False))
+
+
+def each(count, kinds):
+    """Decorator: a formula on Elements, applied to each of `count`; it may have several results.
+
+    @each(8, "p s -> p") on `def scaled(x, factor)` makes scaled(words, float) -> words.
+    """
+    inputs, outputs = (side.split() for side in kinds.split("->"))
+    result_types = [_type(kind, count) for kind in outputs]
+    result = result_types[0] if len(outputs) == 1 else types.Tuple(result_types)
+
+    def decorate(formula):
+        def generate(context, builder, sig, args):
+            operands = [_read(kind, builder, arg, count) for kind, arg in zip(inputs, args)]
+            found = [formula(*(Element(builder, x) for x in element)) for element in zip(*operands)]
+            found = [[x] for x in found] if len(outputs) == 1 else found
+            results = [_write(kind, builder, [x.value for x in column])
+                       for kind, column in zip(outputs, zip(*found))]
+            return (results[0] if len(outputs) == 1
+                    else context.make_tuple(builder, result, results))
+
+        def body(*_):
+            return signature(result, *(_type(kind, count) for kind in inputs)), generate
+        return intrinsic(with_parameters(len(inputs), body))
+    return decorate
+
+
+def _places(builder, vectors, address, stride, step, kind):
+    """(address, place to compare with `left`) of every vector."""
+    for j in range(vectors):
+        yield (builder.add(address, builder.mul(stride, constant(kind, j))),
+               builder.mul(step, constant(I32, j)))
+
+
+def _type(kind, count):
+    return {"p": types.UniTuple(u32, count // 2), "w": types.UniTuple(u32, count),
+            "f": types.UniTuple(f32, count), "s": f32}[kind]
+
+
+def _read(kind, builder, operand, count):
+    """The elements of an operand, as floats."""
+    if kind == "s":
+        return [operand] * count
+    if kind == "p":
+        return [half(builder, word) for word in unpack(builder, operand, count // 2)
+                for half in (low_half, high_half)]
+    values = unpack(builder, operand, count)
+    return [builder.bitcast(v, F32) for v in values] if kind == "w" else values
+
+
+def _write(kind, builder, values):
+    if kind == "s":
+        return reduce(builder, values, add)
+    if kind == "p":
+        return pack(builder, [bfloat16_pair(builder, *values[i:i + 2])
+                              for i in range(0, len(values), 2)])
+    return pack(builder, values)
