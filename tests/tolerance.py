@@ -38,7 +38,7 @@ def assert_agrees(name, got, truth, peer, scale=None, allowance=0.0):
         gain = float((got64 * truth).sum()) / power - 1
         cancelled = max(1.0, scale / np.abs(truth).max())
         carrying = power ** 2 / float((truth ** 4).sum())
-        bound = (4 * EPS[F32] + 2 * eps / np.sqrt(carrying)) * cancelled
+        bound = (4 * EPS[F32] + allowance + 2 * eps / np.sqrt(carrying)) * cancelled
         assert abs(gain) <= bound, f"{name}: gain {gain:.2e}, bound {bound:.2e}"
 
 

@@ -2,13 +2,15 @@
 
     <cache>/<tools>/<name>-<architecture>-<key>.kernel      one JSON line, then the machine code
 
-The key is a digest of every file under kernels/, of the kernel's name (which carries a factory's
-parameters), of its signature and architecture; the folder names the tools that compiled it. numba's
-own cache cannot serve here: its key pickles closures and does not see imported files.
+The key is a digest of the file that defines the kernel and of every file under kernels/ that it
+imports, directly or not, of the kernel's name (which carries a factory's parameters) and of its
+signature; the folder names the tools that compiled it. numba's own cache cannot serve here: its key
+pickles closures and does not see imported files.
 
 Folder: $APRNB_CACHE, else $XDG_CACHE_HOME/aprnb, else ~/.cache/aprnb. Kernels built elsewhere are
 read from $APRNB_KERNELS, whatever tools built them: for machines without a compiler.
 """
+import ast
 import hashlib
 import json
 import os
@@ -22,12 +24,14 @@ from ..errors import StorageError
 from ..formats.atomic import replace_file
 from .build import Cubin
 
+HOME = Path(__file__).parent
+HOST_SIDE = {HOME / f"{name}.py" for name in ("launch", "cache", "workspace", "tensor_maps")}
 TOOLS = ("numba", "numba-cuda", "llvmlite", "cuda-bindings")
 
 
-def load(name, signature, architecture):
+def load(entry, signature, architecture):
     """The Cubin of a kernel as it stands in the cache, or None. A damaged file counts as absent."""
-    file = _file_name(name, signature, architecture)
+    file = _file_name(entry, signature, architecture)
     for folder in _folders():
         try:
             head, _, code = (folder / file).read_bytes().partition(b"\n")
@@ -39,14 +43,14 @@ def load(name, signature, architecture):
     return None
 
 
-def store(name, signature, architecture, cubin):
+def store(entry, signature, architecture, cubin):
     """Write a kernel by rename. A cache that cannot be written costs time, not the run."""
     facts = {k: v for k, v in asdict(cubin).items() if k != "code"}
     head = json.dumps({**facts, "sha256": hashlib.sha256(cubin.code).hexdigest()})
     folder = own_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with replace_file(folder / _file_name(name, signature, architecture), force=True) as file:
+        with replace_file(folder / _file_name(entry, signature, architecture), force=True) as file:
             file.write(head.encode() + b"\n" + cubin.code)
     except (OSError, StorageError):
         return False
@@ -81,15 +85,40 @@ def _version(tool):
         return "none"
 
 
+def _file_name(entry, signature, architecture):
+    source = source_digest(entry.function.__module__)
+    key = hashlib.sha256(f"{source}\0{entry.name}\0{signature}".encode()).hexdigest()[:24]
+    return f"{entry.name}-{architecture}-{key}.kernel"
+
+
 @cache
-def source_digest():
-    """SHA-256 over every file under kernels/, names and contents."""
-    home, digest = Path(__file__).parent, hashlib.sha256()
-    for file in sorted(home.rglob("*.py")):
-        digest.update(str(file.relative_to(home)).encode() + b"\0" + file.read_bytes() + b"\0")
+def source_digest(module):
+    """SHA-256 over the files, names and contents, that a module under kernels/ is made of."""
+    digest = hashlib.sha256()
+    for file in sorted(_sources(module)):
+        digest.update(str(file.relative_to(HOME)).encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
-def _file_name(name, signature, architecture):
-    key = hashlib.sha256(f"{source_digest()}\0{name}\0{signature}".encode()).hexdigest()[:24]
-    return f"{name}-{architecture}-{key}.kernel"
+def _sources(module):
+    """The module's file and all files under kernels/ that it imports."""
+    found, open_ = set(), [HOME.parents[1] / (module.replace(".", "/") + ".py")]
+    while open_:
+        file = open_.pop()
+        if file not in found:
+            found.add(file)
+            open_ += _imported(file)
+    return found
+
+
+@cache
+def _imported(file):
+    """Files under kernels/ named by the import statements of one file; all are relative there."""
+    files = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = file.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            candidates = [base.with_suffix(".py")] + [base / f"{a.name}.py" for a in node.names]
+            files += [f for f in candidates if f.is_file() and HOME in f.parents
+                      and f not in HOST_SIDE]
+    return tuple(files)

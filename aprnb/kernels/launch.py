@@ -12,7 +12,7 @@ from functools import cache, partial
 
 from ..errors import DeviceError
 from . import cache as disk
-from .build import build, build_many
+from .build import build, build_many, entry_named
 from .cuda import cuda
 
 SCALARS = {"f": ctypes.c_float, "i": ctypes.c_int32, "u": ctypes.c_uint32, "n": ctypes.c_int64,
@@ -73,10 +73,10 @@ def is_recording():
 def prepare(wanted, architecture=None):
     """Build what of {(name, signature)} is not in the cache, on all cores.  Returns how many."""
     architecture = architecture or this_architecture()
-    missing = [(*key, architecture) for key in sorted(wanted)
-               if disk.load(*key, architecture) is None]
-    for key, cubin in build_many(missing, os.cpu_count() or 1):
-        if not disk.store(*key, cubin):
+    missing = [(name, signature, architecture) for name, signature in sorted(wanted)
+               if disk.load(entry_named(name), signature, architecture) is None]
+    for (name, *key), cubin in build_many(missing, os.cpu_count() or 1):
+        if not disk.store(entry_named(name), *key, cubin):
             break  # a cache that takes nothing: each kernel is then built at its first launch
     return len(missing)
 
@@ -109,10 +109,10 @@ class _Function:
 
     def __init__(self, entry, signature):
         architecture = this_architecture()
-        cubin = disk.load(entry.name, signature, architecture)
+        cubin = disk.load(entry, signature, architecture)
         if cubin is None:
             cubin = build(entry, signature, architecture)
-            disk.store(entry.name, signature, architecture, cubin)
+            disk.store(entry, signature, architecture, cubin)
         self.driver, self.entry = _driver(), entry
         self.module = self._checked(self.driver.cuModuleLoadData(cubin.code))
         self.handle = self._checked(

@@ -20,7 +20,7 @@ def tensor_map(array, shape, strides, box, swizzle=128, itemsize=2):
     """Device address of the map of `array` (device array or address).
 
     shape, box: elements, innermost first;  strides: bytes, of dimensions 1 and up, multiples of
-    16;  swizzle: bytes (0, 64, 128);  itemsize: 2 bfloat16, 4 float32.
+    16;  swizzle: bytes (0, 32, 64, 128);  itemsize: 2 bfloat16, 4 float32.
     Errors: DeviceError if the driver refuses the combination.
     """
     key = (address(array), tuple(shape), tuple(strides), tuple(box), swizzle, itemsize)
@@ -39,8 +39,8 @@ def _encode(base, shape, strides, box, swizzle, itemsize):
         [driver.cuuint64_t(int(n)) for n in strides], [driver.cuuint32_t(int(n)) for n in box],
         [driver.cuuint32_t(1)] * len(shape),
         driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
-        {0: swizzles.CU_TENSOR_MAP_SWIZZLE_NONE, 64: swizzles.CU_TENSOR_MAP_SWIZZLE_64B,
-         128: swizzles.CU_TENSOR_MAP_SWIZZLE_128B}[swizzle],
+        {0: swizzles.CU_TENSOR_MAP_SWIZZLE_NONE, 32: swizzles.CU_TENSOR_MAP_SWIZZLE_32B,
+         64: swizzles.CU_TENSOR_MAP_SWIZZLE_64B, 128: swizzles.CU_TENSOR_MAP_SWIZZLE_128B}[swizzle],
         driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
         driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
     if error != driver.CUresult.CUDA_SUCCESS:

@@ -39,6 +39,15 @@ def bfloat16_pair(builder, low, high):
                      effect=False)
 
 
+def low_half(builder, word):
+    """The first of a pair of bfloat16, widened."""
+    return builder.bitcast(builder.shl(word, constant(I32, 16)), F32)
+
+
+def high_half(builder, word):
+    return builder.bitcast(builder.and_(word, constant(I32, 0xFFFF0000)), F32)
+
+
 def reduce(builder, values, op, chains=4):
     """Independent chains, then a tree: short dependences."""
     heads = values[:chains]
@@ -280,11 +289,12 @@ def make_store(columns, accumulate=False, bfloat16=False):
     return store
 
 
-def make_partials(count):
-    """(put, get) of accumulators of `count` floats in scratch memory.
+def make_partials(count, parts):
+    """(put, gather) of accumulators of `count` floats in scratch memory.
 
-    put(acc, address): all of it, 16 bytes a lane, 128 lanes contiguous = 2048 bytes a step.
-    get(total, address): total + the first 16 floats (32 columns) found there.
+    put(acc, address)       all of it, 16 bytes a lane, 128 lanes contiguous = 2048 bytes a step
+    gather(address, step)   the sum, in order, of the first 16 floats (32 columns) of `parts` such
+                            accumulators, `step` bytes apart
     """
     acc_type, part = types.UniTuple(f32, count), types.UniTuple(f32, 16)
 
@@ -300,13 +310,44 @@ def make_partials(count):
         return signature(none, acc_type, u64), generate
 
     @intrinsic
-    def get(typingctx, total, address):
+    def gather(typingctx, address, step):
         def generate(context, builder, sig, args):
-            quads = [statement(builder, structure(F32, 4), [args[1]],
-                               f"ld.global.v4.f32 {{$0, $1, $2, $3}}, [$4+{2048 * j}];",
-                               "=f,=f,=f,=f,l,~{memory}") for j in range(4)]
-            found = [v for quad in quads for v in unpack(builder, quad, 4)]
-            return pack(builder, [builder.fadd(x, y)
-                                  for x, y in zip(unpack(builder, args[0], 16), found)])
-        return signature(part, part, u64), generate
-    return put, get
+            found = []
+            for q in range(parts):  # all loads before the first sum: they overlap
+                at = builder.add(args[0], builder.mul(args[1], constant(I64, q)))
+                quads = [statement(builder, structure(F32, 4), [at],
+                                   f"ld.global.v4.f32 {{$0, $1, $2, $3}}, [$4+{2048 * j}];",
+                                   "=f,=f,=f,=f,l,~{memory}") for j in range(4)]
+                found.append([v for quad in quads for v in unpack(builder, quad, 4)])
+            total = found[0]
+            for more in found[1:]:
+                total = [builder.fadd(x, y) for x, y in zip(total, more)]
+            return pack(builder, total)
+        return signature(part, u64, u64), generate
+    return put, gather
+
+
+def make_add_columns(columns):
+    """add(acc, address, cols): acc + one bfloat16 a column, from global memory.
+
+    address: the value of this lane's first column;  cols: how many columns from there exist.
+    """
+    n = columns // 2
+    acc_type = types.UniTuple(f32, n)
+    text = ("{{ .reg .pred p; setp.ne.b32 p, $2, 0; mov.b32 $0, 0; "
+            "@p ld.global.nc.b32 $0, [$1+{at}]; }}")
+
+    @intrinsic
+    def add_columns(typingctx, acc, address, cols):
+        def generate(context, builder, sig, args):
+            values = unpack(builder, args[0], n)
+            for j in range(columns // 8):
+                ok = builder.zext(builder.icmp_signed(">", args[2], constant(I32, 8 * j)), I32)
+                two = statement(builder, I32, [args[1], ok], text.format(at=16 * j), "=&r,l,r")
+                for half in range(2):
+                    i = 4 * j + 2 * half
+                    values[i] = builder.fadd(values[i], low_half(builder, two))
+                    values[i + 1] = builder.fadd(values[i + 1], high_half(builder, two))
+            return pack(builder, values)
+        return signature(acc_type, acc_type, u64, i32), generate
+    return add_columns

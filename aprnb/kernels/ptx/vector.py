@@ -5,7 +5,7 @@ will not be read again soon.
 """
 from .emit import (F32, I32, VOID, constant, f32, intrinsic, none, pack, signature, statement,
                    structure, types, u64, unpack)
-from .tiles import bfloat16_pair, multiply_add
+from .tiles import bfloat16_pair, high_half, low_half, multiply_add
 
 FOUR, EIGHT = types.UniTuple(f32, 4), types.UniTuple(f32, 8)
 
@@ -19,14 +19,6 @@ def _words(builder, address, hint):
 def _store_words(builder, address, words, hint, letter="r"):
     statement(builder, VOID, [address, *words], f"st.global{hint}.v4.b32 [$0], {{$1, $2, $3, $4}};",
               "l," + ",".join(letter * 4) + ",~{memory}")
-
-
-def low_half(builder, word):
-    return builder.bitcast(builder.shl(word, constant(I32, 16)), F32)
-
-
-def high_half(builder, word):
-    return builder.bitcast(builder.and_(word, constant(I32, 0xFFFF0000)), F32)
 
 
 def make_load(hint=""):

@@ -1,0 +1,126 @@
+"""Matrix products on Hopper's tensor cores: which variant serves a shape, and its launch.
+
+Layouts and epilogues as in kernels/matmul.py: "nt" y = x @ w.T (+ bias), "nn" dx = dy @ w, both
+bfloat16; "tn" dw (+)= dy.T @ x in float32. Any M, N, K; rows of every operand must be multiples of
+16 bytes, which the copy engine asks for. A variant is a tile width, a cluster size and a number of
+parts into which the tiles of the last wave are cut; `choose` reckons which is fastest, so that the
+same shape takes the same variant, and gives the same bits, in every run.
+"""
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from ..launch import address, multiprocessors
+from ..shapes import ceil_div
+from ..tensor_maps import tensor_map
+from ..workspace import workspace
+from .matmul_kernel import DEPTH, ROWS, THREADS, make_matmul
+
+WIDE = 2  # bytes of bfloat16
+
+
+@dataclass(frozen=True)
+class Variant:
+    columns: int
+    cluster: int = 1
+    parts: int = 1
+
+
+VARIANTS = {  # layout -> tile widths, clusters and cuts that have won a shape
+    "nt": [Variant(112), Variant(128), Variant(144), Variant(160), Variant(192), Variant(224), Variant(256),
+           Variant(224, parts=2)],
+    "nn": [Variant(112), Variant(128), Variant(192), Variant(224), Variant(256), Variant(224, cluster=2),
+           Variant(224, parts=2)],
+    "tn": [Variant(64), Variant(96), Variant(112), Variant(128), Variant(192), Variant(224), Variant(256), Variant(128, parts=2),
+           Variant(224, parts=3), Variant(224, parts=4), Variant(224, parts=6)],
+}
+EPILOGUES = {"nt": ("plain", "bias"), "nn": ("plain",), "tn": ("plain", "add")}
+KERNELS = {(layout, epilogue, v): make_matmul(layout, v.columns, epilogue, v.cluster, v.parts)
+           for layout, variants in VARIANTS.items() for v in variants
+           for epilogue in EPILOGUES[layout] if epilogue != "bias" or v.parts == v.cluster == 1}
+
+
+def matmul(layout, epilogue, c, a, b, bias, stream, variant=None):
+    """c = A B ("plain"), A B + bias of every column ("bias") or c + A B ("add").
+
+    Shapes:  c (M, N) bf16, in layout "tn" f32;  a, b bf16 as the layout says, of any row stride;
+             bias (N,) bf16 or None. `misfit` says what cannot be served.
+    """
+    M, N = c.shape
+    K = a.shape[0] if layout == "tn" else a.shape[1]
+    v = variant or choose(layout, epilogue, M, N, K, multiprocessors())
+    kernel = KERNELS[layout, epilogue, v]
+    tiles_n = ceil_div(N, v.columns)
+    grid = _grid(ceil_div(M, ROWS * v.cluster) * tiles_n, v)
+    scratch = counters = 0
+    if v.parts > 1:
+        scratch = workspace("matmul parts", grid * 2 * kernel.g.part_bytes + 8192, stream)
+        counters = workspace(f"matmul counters {v}", grid * 8, stream)
+    c_map = 0 if layout == "tn" else tensor_map(
+        c, (N, M), (c.strides[0],), (kernel.g.chunk_columns, 64), kernel.g.chunk_columns * WIDE)
+    kernel[grid, THREADS, stream](
+        _map(a, 64 if layout == "tn" else DEPTH, 64 if layout == "tn" else ROWS),
+        _map(b, 64, v.columns // v.cluster if layout == "nt" else 64), c_map, c, bias,
+        np.int32(M), np.int32(N), np.int32(K), np.int64(c.strides[0]),
+        np.int32(_group(tiles_n, v)), scratch, counters)
+
+
+def misfit(layout, c, a, b):
+    """Why these operands cannot be served, or None."""
+    for name, x in (("a", a), ("b", b)):
+        if str(x.dtype) != "bfloat16":
+            return f"{x.dtype} operands"
+        if x.strides[0] % 16 or address(x) % 16:
+            return f"rows of {x.strides[0]} bytes in {name}: need multiples of 16"
+    if str(c.dtype) != ("float32" if layout == "tn" else "bfloat16"):
+        return f"a {c.dtype} result"
+    if c.strides[0] % 16 or address(c) % 16:
+        return f"rows of {c.strides[0]} bytes in the result: need multiples of 16"
+    return None
+
+
+@cache
+def choose(layout, epilogue, M, N, K, processors):
+    """The variant with the least reckoned time."""
+    fitting = [v for v in VARIANTS[layout] if (layout, epilogue, v) in KERNELS]
+    return min(fitting, key=lambda v: reckon(layout, M, N, K, v, processors))
+
+
+def reckon(layout, M, N, K, v, processors):
+    """Reckoned clock cycles of a product; constants fitted to an H200 (evidence/bench.csv).
+
+    A tile of 128 x n costs 4 n cycles a step of 64 along K at the tensor cores' peak, plus what
+    barriers and the narrower operand cost; results leave under the other warpgroup's products.
+    """
+    blocks = processors // v.cluster
+    tiles = ceil_div(M, ROWS * v.cluster) * ceil_div(N, v.columns)
+    steps = ceil_div(K, DEPTH)
+    step = 4 * v.columns + STEP_OVERHEAD
+    tile = steps * step + TILE_OVERHEAD
+    whole, rest = divmod(tiles, blocks)
+    if not rest:
+        return whole * tile
+    if v.parts == 1 or rest * v.parts > blocks or steps < v.parts:
+        return (whole + 1) * tile
+    return (whole * tile + ceil_div(steps, v.parts) * step + TILE_OVERHEAD
+            + PART_OVERHEAD * v.columns)
+
+
+STEP_OVERHEAD, TILE_OVERHEAD, PART_OVERHEAD = 60, 800, 24  # cycles; the last one a column
+
+
+def _grid(tiles, v):
+    """Blocks: the whole machine where tiles are cut, unless that would leave them uncut."""
+    processors = multiprocessors() // v.cluster * v.cluster
+    return processors if v.parts > 1 else min(processors, tiles * v.cluster)
+
+
+def _group(tiles_n, v):
+    """Rows of tiles walked down before going right: a narrow result makes one wave a rectangle."""
+    rows = multiprocessors() // tiles_n if tiles_n <= 8 else 16
+    return max(1, rows // v.cluster)
+
+
+def _map(x, columns, rows):
+    return tensor_map(x, (x.shape[1], x.shape[0]), (x.strides[0],), (columns, rows))
