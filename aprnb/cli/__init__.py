@@ -26,6 +26,7 @@ VERBS = {
     "eval": ("evaluate", "evaluate", "Held-out loss in nats of a model on token shards."),
     "parity": ("parity", "parity", "Compare with another framework, or two backends."),
     "run": ("run", "run", "Continue a prompt."),
+    "bench": ("bench", "bench", "Speed, beside that of strong libraries on the same device."),
 }
 
 EXIT_CODES = """\b

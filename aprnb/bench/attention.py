@@ -1,0 +1,49 @@
+"""Causal grouped-query attention, forward and backward, against PyTorch's flash and cuDNN kernels.
+
+Ours reads q, k, v from the packed projection; the peers get K and V expanded to the query heads,
+which is not timed. TFLOP/s of the products alone (cases.Attention.flops).
+"""
+from ..dtypes import F32
+from .cases import attentions, select
+from .gpu import GpuBench, open_gpu
+from .peers import SDPA, open_peer
+from .rooms import room
+from .rows import Row
+
+
+def measure(patterns, rounds, against, device, kernels):
+    """Iterator of a Row of every attention that the patterns select.
+
+    Errors: UsageError, DeviceError, MissingPackageError before anything is measured.
+    """
+    cases = select(attentions(), patterns)
+    backend = open_gpu(device)
+    bench = GpuBench(backend, open_peer(against, backend), rounds)
+    chosen, module = room(kernels, "attention", bench.device.capability)
+    return (_row(bench, name, case, chosen, module) for name, case in cases.items())
+
+
+def _row(bench, name, case, chosen, module):
+    qkv = bench.arrays.normal((case.B, case.T, case.H + 2 * case.KVH, case.D))
+    contestants = [bench.ours(_ours(bench, case, qkv, module))]
+    if bench.peer:
+        contestants += [bench.theirs(bench.peer.attention(kernel, case, qkv)) for kernel in SDPA]
+    ours, *theirs = bench.rates(contestants, case.flops / 1e3)
+    return Row("attention", name, "TFLOP/s", bench.device_name, ours, dict(zip(SDPA, theirs)),
+               {"kernels": chosen, "flops": case.flops})
+
+
+def _ours(bench, case, qkv, module):
+    """A call of one direction on packed q, k, v; backward finds what a forward pass left."""
+    B, T, H, D = case.B, case.T, case.H, case.D
+    o, do = (bench.arrays.normal((B, T, H, D)) for _ in range(2))
+    lse, delta = (bench.arrays.normal((B, H, T), F32) for _ in range(2))
+
+    def forward():
+        module.attention_forward(o, lse, qkv, bench.stream)
+
+    if case.direction == "fwd":
+        return forward
+    forward()
+    dqkv = bench.arrays.normal(qkv.shape)
+    return lambda: module.attention_backward(dqkv, delta, do, qkv, o, lse, bench.stream)

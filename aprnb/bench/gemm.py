@@ -1,0 +1,39 @@
+"""Single matrix products in bfloat16 with float32 accumulation, against cuBLAS; in TFLOP/s.
+
+Contestants take turns without a pause, so the GPU runs at the clock that it sustains under this
+work. A weight gradient is written in float32 by us and in bfloat16 by the peer.
+"""
+from .cases import products, select
+from .gpu import GpuBench, open_gpu, sets_beyond_cache
+from .peers import open_peer
+from .rooms import room
+from .rows import Row
+
+
+def measure(patterns, rounds, against, device, kernels):
+    """Iterator of a Row of every product that the patterns select.
+
+    Errors: UsageError, DeviceError, MissingPackageError before anything is measured.
+    """
+    cases = select(products(), patterns)
+    backend = open_gpu(device)
+    bench = GpuBench(backend, open_peer(against, backend), rounds)
+    chosen, module = room(kernels, "matmul", bench.device.capability)
+    return (_row(bench, name, case, chosen, module.matmul) for name, case in cases.items())
+
+
+def _row(bench, name, case, chosen, matmul):
+    operands = [[bench.arrays.normal(*spec) for spec in zip(case.shapes, case.dtypes)]
+                for _ in range(sets_beyond_cache(case.nbytes))]
+
+    def lap():
+        for c, a, b in operands:
+            matmul(case.layout, "plain", c, a, b, None, bench.stream)
+
+    contestants = [bench.ours(lap, len(operands))]
+    if bench.peer:
+        calls = [bench.peer.product(case.layout, a, b) for _, a, b in operands]
+        contestants.append(bench.theirs(lambda: [call() for call in calls], len(calls)))
+    ours, *theirs = bench.rates(contestants, case.flops / 1e3)
+    return Row("gemm", name, "TFLOP/s", bench.device_name, ours, dict(zip(["cuBLAS"], theirs)),
+               {"kernels": chosen, "flops": case.flops, "bytes": case.nbytes})

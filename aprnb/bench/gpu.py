@@ -1,0 +1,150 @@
+"""What a bench needs of a GPU: a clock, graphs of many launches, arrays that no cache holds.
+
+Short kernels are launched from CUDA graphs, so that the host's time to launch them is nobody's. A
+lap runs through several sets of arrays, ROTATION_BYTES together, so that a launch finds nothing of
+its own in the L2 cache (50 to 60 MB); larger arrays flush it by themselves.
+"""
+import math
+
+import numpy as np
+
+from ..backend import open_backend
+from ..dtypes import BF16, F32
+from ..errors import DeviceError, UsageError
+from ..kernels.cuda import copy_in, cuda
+from .timing import Contestant, contest, time_of
+
+ROTATION_BYTES = 200_000_000
+GRAPH_MS = 2  # of work in a graph: the gap between two replays is not seen
+MOST_LAUNCHES = 400  # in a graph
+PATTERN = 16_777_213  # values drawn, repeated in larger arrays; a prime, so that rows differ
+
+
+def open_gpu(name, precision="bf16"):
+    """The backend of a GPU.  Errors: UsageError for another device, DeviceError if unusable."""
+    if not name.startswith("cuda"):
+        raise UsageError(f"--device {name}: this bench measures a GPU; use cuda or cuda:N")
+    return open_backend(name, precision)
+
+
+def device_name(backend):
+    """What the rows call the device: the GPU's own name, or cpu."""
+    return getattr(backend.device, "description", backend.name).split(", compute")[0]
+
+
+class GpuClock:
+    """Events on one stream."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def mark(self):
+        event = cuda.event(timing=True)
+        event.record(self.stream)
+        return event
+
+    def elapsed(self, start, end):
+        """Milliseconds between two marks that the GPU has passed."""
+        return cuda.event_elapsed_time(start, end)
+
+    def wait(self):
+        self.stream.synchronize()
+
+
+class Graph:
+    """What `enqueue` put on the stream, ready to be launched as one."""
+
+    def __init__(self, stream, enqueue):
+        from cuda.bindings import driver
+        self.driver, self.stream = driver, int(stream)
+        # relaxed: an array that is freed while we record does not spoil the recording
+        self._checked(driver.cuStreamBeginCapture(
+            self.stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
+        try:
+            enqueue()
+        finally:
+            graph = self._checked(driver.cuStreamEndCapture(self.stream))
+        self.program = self._checked(driver.cuGraphInstantiate(graph, 0))
+        self._checked(driver.cuGraphDestroy(graph))
+
+    def __call__(self):
+        self._checked(self.driver.cuGraphLaunch(self.program, self.stream))
+
+    def _checked(self, answer):
+        error, *value = answer
+        if error != self.driver.CUresult.CUDA_SUCCESS:
+            raise DeviceError(f"CUDA graph: the driver says {error.name}")
+        return value[0] if value else None
+
+
+def sets_beyond_cache(nbytes):
+    """How many sets of arrays of this size no cache can hold."""
+    return max(1, math.ceil(ROTATION_BYTES / nbytes))
+
+
+class Arrays:
+    """Makes device arrays; random values are drawn once and copied on the device."""
+
+    def __init__(self, device, seed=0):
+        values = np.random.default_rng(seed).standard_normal(PATTERN, np.float32)
+        self.device, self.stream = device, device.stream
+        self.pattern = {t: device.array(values.astype(t)) for t in (F32, BF16)}
+        self.seed = seed
+
+    def make(self, spec):
+        """An array as a `cases.Array` describes it."""
+        if spec.fill == "normal":
+            return self.normal(spec.shape, spec.dtype)
+        if spec.fill == "ids":
+            ids = np.random.default_rng(self.seed).permutation(spec.below)
+            return self.device.array(ids[:spec.shape[0]].astype(spec.dtype))
+        if spec.fill == 0:
+            return self.device.zeros(math.prod(spec.shape), spec.dtype).reshape(spec.shape)
+        return self.device.array(np.full(spec.shape, spec.fill, spec.dtype))
+
+    def normal(self, shape, dtype=BF16):
+        """Standard normal values."""
+        flat, pattern = self.device.poisoned(math.prod(shape), dtype), self.pattern[dtype]
+        for start in range(0, flat.size, PATTERN):
+            part = flat[start:start + PATTERN]
+            copy_in(part, pattern[:part.size], self.stream)
+        return flat.reshape(shape)
+
+    def arguments(self, op):
+        """All arguments of a `cases.Op`, in order; one array never stands in two places."""
+        return [self.make(a) if hasattr(a, "passes") else a for a in op.arguments]
+
+
+class GpuBench:
+    """One GPU, its stream and a peer on the same stream, or none: laps in, figures out."""
+
+    def __init__(self, backend, peer, rounds):
+        self.device, self.stream, self.ops = backend.device, backend.device.stream, backend.ops
+        self.device_name = device_name(backend)
+        self.peer, self.rounds = peer, rounds
+        self.arrays, self.clock = Arrays(self.device), GpuClock(self.stream)
+
+    def ours(self, lap, launches=1):
+        """A contestant that does `lap`, which makes so many launches, again and again."""
+        return self._in_graph(lap, launches, lambda enqueue: Graph(self.stream, enqueue))
+
+    def theirs(self, lap, launches=1):
+        """The same for the peer, which records its own graphs."""
+        return self._in_graph(lap, launches, self.peer.capture)
+
+    def rates(self, contestants, amount):
+        """amount per second / 1e9 of every contestant in every round."""
+        times = contest(self.clock, contestants, self.rounds)
+        if self.peer:
+            self.peer.release()
+        return [[amount / ms / 1e6 for ms in own] for own in times]
+
+    def _in_graph(self, lap, launches, capture):
+        lap()  # loads kernels and makes workspaces, which a recording cannot
+        laps = round(GRAPH_MS / time_of(self.clock, lap))
+        laps = max(1, min(laps, MOST_LAUNCHES // launches))
+
+        def enqueue():
+            for _ in range(laps):
+                lap()
+        return Contestant(capture(enqueue), laps * launches)

@@ -1,0 +1,39 @@
+"""Memory-bound ops, as training calls them, against a copy on the same GPU in the same turns.
+
+GB/s count the bytes that an op has to move (cases.Op.moved), for the copy those read and written;
+the ratio is the share of the copy's bandwidth that is reached. Arrays take turns, so that no cache
+holds them.
+"""
+from ..kernels.cuda import copy_in
+from .cases import ops, select
+from .gpu import GpuBench, open_gpu, sets_beyond_cache
+from .rows import Row
+
+COPIED = 1 << 29  # elements of two bytes: 1 GiB is read and 1 GiB written
+
+
+def measure(patterns, rounds, device):
+    """Iterator of a Row of every op that the patterns select.
+
+    Errors: UsageError, DeviceError before anything is measured.
+    """
+    cases = select(ops(), patterns)
+    backend = open_gpu(device)
+    bench = GpuBench(backend, None, rounds)
+    target, source = (bench.arrays.normal((COPIED,)) for _ in range(2))
+    copy = bench.ours(lambda: copy_in(target, source, bench.stream))
+    return (_row(bench, name, op, copy) for name, op in cases.items())
+
+
+def _row(bench, name, op, copy):
+    call = getattr(bench.ops, op.name)
+    sets = [bench.arrays.arguments(op) for _ in range(sets_beyond_cache(min(op.moved, op.held)))]
+
+    def lap():
+        for arguments in sets:
+            call(*arguments)
+
+    ours, copies = bench.rates([bench.ours(lap, len(sets)), copy], op.moved)
+    copied = [rate * 4 * COPIED / op.moved for rate in copies]
+    return Row("memory", name, "GB/s", bench.device_name, ours, {"copy": copied},
+               {"bytes": op.moved})

@@ -1,0 +1,100 @@
+"""evidence/bench.csv: the one table of measured figures, which every printed table is made from.
+
+A row is known by bench, case, peer and device: measured again, it takes the place of the older one.
+The file is replaced as a whole, so a reader never sees half of it. ratio above 1 = ours is better.
+"""
+import csv
+import datetime
+import io
+import subprocess
+from pathlib import Path
+
+from ..errors import CheckError, UsageError
+from ..formats.atomic import refuse_existing, write_text
+from .timing import median, spread
+
+COLUMNS = ("bench", "case", "unit", "ours", "spread", "peer", "peer_value", "ratio", "device",
+           "commit", "date")
+KEY = ("bench", "case", "peer", "device")
+CHECKOUT = Path(__file__).parents[2]
+
+
+class Record:
+    """Where rows go, and what they all say about this run."""
+
+    def __init__(self, path, commit=None):
+        """Errors: CheckError if `path` is no such table, UsageError if no commit is known."""
+        self.path = Path(path)
+        refuse_existing(self.path, force=True)
+        read(self.path)
+        self.commit = commit or commit_of(CHECKOUT)
+        if not self.commit:
+            raise UsageError("--record: this is no git checkout; say with --commit which code runs")
+
+    def add(self, row):
+        """Put one measured row into the table.  Errors: StorageError."""
+        new = table_row(row) | {"commit": self.commit, "date": str(datetime.date.today())}
+        kept = read(self.path)
+        for i, old in enumerate(kept):
+            if all(old[name] == new[name] for name in KEY):
+                kept[i] = new
+                break
+        else:
+            kept.append(new)
+        write_text(self.path, text(kept))
+
+
+def table_row(row):
+    """The columns that a measured row fills, as they are written."""
+    peer = row.best_peer()
+    return {"bench": row.bench, "case": row.case, "unit": row.unit, "ours": short(median(row.ours)),
+            "spread": short(spread(row.ours)), "peer": peer or "",
+            "peer_value": short(median(row.peers[peer])) if peer else "",
+            "ratio": short(row.ratio(peer)) if peer else "", "device": row.device}
+
+
+def short(value):
+    """Five digits that count, never an exponent for what people read."""
+    return f"{float(f'{value:.5g}'):.12g}"
+
+
+def read(path):
+    """The rows of a table as dicts of text; none where there is no file yet."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        table = csv.DictReader(file)
+        if table.fieldnames is None or tuple(table.fieldnames) != COLUMNS:
+            raise CheckError(f"{path}: not a table of benches: its first line is "
+                             f"{table.fieldnames}, need {','.join(COLUMNS)}; choose another file")
+        rows = list(table)
+    broken = next((i for i, row in enumerate(rows, 2) if None in row or None in row.values()), None)
+    if broken:
+        raise CheckError(f"{path}: line {broken} has not {len(COLUMNS)} columns; repair it first")
+    return rows
+
+
+def text(rows):
+    out = io.StringIO()
+    table = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return out.getvalue()
+
+
+def commit_of(checkout):
+    """Short commit of a git checkout, with "+" where its code differs; None without one.
+
+    What lies under evidence/ is no code: the table changes with every row.
+    """
+    def git(*words):
+        return subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, text=True)
+
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        head = git("rev-parse", "--short=10", "HEAD")
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", ":!evidence")
+    except FileNotFoundError:
+        return None
+    return head.stdout.strip() + ("+" if changes.stdout else "") if head.returncode == 0 else None

@@ -1,0 +1,36 @@
+"""The worker of `aprnb bench step` that trains with this engine."""
+from itertools import cycle
+
+from ..backend import open_backend
+from ..config import PRESETS
+from ..model.instance import Model
+from ..train.step import OptimiserSettings, Trainer
+from .gpu import device_name
+from .turns import serve
+from .workload import LEARNING_RATE, batches
+
+
+def open_side(settings):
+    """See turns.serve."""
+    backend = open_backend(settings["device"], settings["precision"])
+    model = Model.random(PRESETS[settings["preset"]], backend, seed=0)
+    B, T = settings["batch"], settings["length"]
+    trainer = Trainer(model, B, None, T, OptimiserSettings(grad_clip=1.0))
+    pairs, last = cycle(batches(model.config.vocab_size, B, T)), [None]
+
+    def step():
+        last[0], _ = trainer.gradients(*next(pairs))
+        trainer.update(LEARNING_RATE)
+
+    def finish():
+        backend.synchronize()
+        return last[0]
+
+    def state():
+        return {"memory_peak": backend.memory_peak(), "device": device_name(backend),
+                "how": backend.reason}
+    return step, finish, state
+
+
+if __name__ == "__main__":
+    serve(open_side)

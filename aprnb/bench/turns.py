@@ -1,0 +1,96 @@
+"""Two programs that take turns on one device, each in a process of its own.
+
+A worker gets its settings as JSON in its last argument and answers one JSON line as soon as its
+first step is done, then one for every line "N" on its input, after N more steps:
+
+    {"seconds": of the N steps, "loss": of the last one, "memory_peak": bytes so far, ...}
+
+So a run measures each side's memory and start alone and lets the sides alternate.
+"""
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import AprnbError
+
+PACKAGE = Path(__file__).parents[2]
+PATIENCE_S = 300  # longest time without an answer: what compiles a model may take minutes
+
+
+class Worker:
+    """The parent's end."""
+
+    def __init__(self, name, module, settings, python=sys.executable):
+        # the package's folder on the path: another interpreter may not have it installed
+        path = os.pathsep.join(filter(None, [str(PACKAGE), os.environ.get("PYTHONPATH")]))
+        self.name, self.begin = name, time.perf_counter()
+        self.process = subprocess.Popen(
+            [python, "-m", f"{__package__}.{module}", json.dumps(settings)], bufsize=0,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path})
+
+    def answer(self):
+        """The next answer.  Errors: AprnbError if the worker ended or keeps silent."""
+        if not select.select([self.process.stdout], [], [], PATIENCE_S)[0]:
+            raise AprnbError(f"bench: {self.name} gave no answer for {PATIENCE_S} s")
+        line = self.process.stdout.readline()
+        if not line:
+            raise AprnbError(f"bench: {self.name} ended with exit code {self.process.wait()}; "
+                             "its own message stands above")
+        return json.loads(line)
+
+    def steps(self, count):
+        """The answer after `count` more steps."""
+        self.process.stdin.write(f"{count}\n".encode())
+        return self.answer()
+
+    def elapsed(self):
+        """Seconds since the process was started."""
+        return time.perf_counter() - self.begin
+
+    def close(self):
+        """Let the process end; one that does not is killed."""
+        self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+
+@contextmanager
+def started(*arguments, **named):
+    """A Worker whose process ends with the block."""
+    worker = Worker(*arguments, **named)
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+def serve(open_side):
+    """The worker's end: open_side(settings) -> (step, finish, state).
+
+    step() does one optimiser step, finish() waits until all are done and returns the last loss,
+    state() is a dict that every answer carries.
+    """
+    # a library that prints must not answer for us
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    step, finish, state = open_side(json.loads(sys.argv[-1]))
+
+    def take(count):
+        begin = time.perf_counter()
+        for _ in range(count):
+            step()
+        loss = finish()
+        return {"seconds": time.perf_counter() - begin, "loss": loss, **state()}
+
+    print(json.dumps(take(1)), file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(take(int(line))), file=answers, flush=True)
