@@ -7,9 +7,14 @@ lg2 = ptx("lg2.approx.ftz.f32 $0, $1;", f32, f32, effect=False, memory=False)  #
 rcp = ptx("rcp.approx.ftz.f32 $0, $1;", f32, f32, effect=False, memory=False)  # 1 / a
 rsqrt = ptx("rsqrt.approx.ftz.f32 $0, $1;", f32, f32, effect=False, memory=False)
 fma = ptx("fma.rn.f32 $0, $1, $2, $3;", f32, f32, f32, f32, effect=False, memory=False)
+# of non-negative numbers; the compiler's // tests for zero and may divide in 64 bits, by a call
+quotient = ptx("div.u32 $0, $1, $2;", i32, i32, i32, effect=False, memory=False)
 
 load_f32 = ptx("ld.global.f32 $0, [$1];", f32, u64)
 store_f32 = ptx("st.global.f32 [$0], $1;", none, u64, f32)
+load_bf16 = ptx("{ .reg .b16 z, h; mov.b16 z, 0; ld.global.b16 h, [$1]; mov.b32 $0, {z, h}; }",
+                f32, u64)  # widened: its bits are the upper half of a float32
+store_bf16 = ptx("{ .reg .b16 h; cvt.rn.bf16.f32 h, $1; st.global.b16 [$0], h; }", none, u64, f32)
 load_i32 = ptx("ld.global.b32 $0, [$1];", i32, u64)
 load_shared_f32 = ptx("ld.shared.f32 $0, [$1];", f32, u32)
 store_shared_f32 = ptx("st.shared.f32 [$0], $1;", none, u32, f32)

@@ -11,7 +11,7 @@ PTX ISA 9.0, "Asynchronous warpgroup-level matrix instructions"; tests/test_ptx_
 from typing import NamedTuple
 
 from .emit import (F32, I32, I64, LETTER, LLVM, constant, f32, i32, intrinsic, none, pack, ptx,
-                   signature, statement, structure, types, u32, unpack)
+                   signature, statement, structure, types, u32, u64, unpack)
 
 
 class Layout(NamedTuple):
@@ -136,3 +136,26 @@ def make_accumulator(count, element=f32):
             return pack(builder, [constant(kind, 0)] * count)
         return signature(acc), generate
     return zeros, waiter(0), waiter(1)
+
+
+def make_operand(k_steps):
+    """load(address, pitch, rows): A in registers from global memory, 64 rows of 16 * k_steps.
+
+    address: row l/4, column 2*(l%4) of this warp's 16 rows;  pitch: bytes between rows;  rows: how
+    many exist from there, the others are zero.
+    """
+    text = ("{{ .reg .pred p; setp.ne.b32 p, $2, 0; mov.b32 $0, 0; "
+            "@p ld.global.b32 $0, [$1+{at}]; }}")
+
+    @intrinsic
+    def load(typingctx, address, pitch, rows):
+        def generate(context, builder, sig, args):
+            below = builder.add(args[0], builder.mul(args[1], constant(I64, 8)))
+            place = [(at, builder.zext(builder.icmp_signed(">", args[2], constant(I32, n)), I32))
+                     for at, n in ((args[0], 0), (below, 8))]
+            return pack(builder, [
+                statement(builder, I32, [*place[half]], text.format(at=32 * k + 16 * right),
+                          "=&r,l,r,~{memory}")
+                for k in range(k_steps) for right in range(2) for half in range(2)])
+        return signature(types.UniTuple(u32, 4 * k_steps), u64, u64, i32), generate
+    return load
