@@ -35,20 +35,14 @@ def make_copy(count, lines_apart, bytes_apart):
     i * bytes_apart behind target (shared): the first `size` bytes (0 to 16) of a line below
     `lines`, zeros for the rest. What is not read need not exist.
     """
-    @intrinsic
-    def copy(typingctx, target, source, stride, lines, size):
-        def generate(context, builder, sig, args):
-            target, source, stride, lines, size = args
-            for i in range(count):
-                exists = builder.icmp_signed(">", lines, constant(I32, i * lines_apart))
-                read = builder.select(exists, size, constant(I32, 0))
-                statement(builder, VOID, [target, source, read],
-                          f"cp.async.cg.shared.global.L2::128B [$0+{i * bytes_apart}], [$1], 16, "
-                          "$2;", "r,l,r,~{memory}")
-                source = builder.add(source, stride)
-            return context.get_dummy_value()
-        return signature(none, u32, u64, u64, i32, i32), generate
-    return copy
+    # one statement: as separate additions the compiler would keep every address in registers
+    lines = ["{ .reg .b64 s; .reg .b32 n; .reg .pred p; mov.b64 s, $1;"]
+    for i in range(count):
+        lines.append(
+            f"setp.gt.s32 p, $3, {i * lines_apart}; selp.b32 n, $4, 0, p; "
+            f"cp.async.cg.shared.global.L2::128B [$0+{i * bytes_apart}], [s], 16, n;"
+            + (" add.u64 s, s, $2;" if i < count - 1 else " }"))
+    return ptx(" ".join(lines), none, u32, u64, u64, i32, i32)
 
 
 def make_load(count, bytes_apart=0, transposed=False):
