@@ -6,9 +6,12 @@ stream and `download` waits for it, so the host meets the device exactly where a
 once per optimiser step for losses and norm, and for logits, weights and moments when asked.
 """
 import re
+from dataclasses import dataclass
 from types import SimpleNamespace
 
-from .dtypes import PRECISIONS
+import numpy as np
+
+from .dtypes import F32, PRECISIONS
 from .errors import DeviceError, UsageError
 
 OPS = {  # module -> its public ops, the same in oracle and kernels
@@ -24,43 +27,65 @@ OPS = {  # module -> its public ops, the same in oracle and kernels
     "linear_cross_entropy": ("linear_cross_entropy_forward", "linear_cross_entropy_backward"),
     "adamw": ("adamw",),
 }
+KERNELS = ("auto", "sm_90", "sm_80", "portable")  # what --kernels may ask of a GPU
 DEVICE = re.compile(r"auto|cpu|cuda(?::(\d|1[0-5]))?")
+
+
+@dataclass(frozen=True)
+class Logits:
+    """How a device wants the chunk of logits that exists at a time."""
+
+    dtype: np.dtype
+    nbytes: int
+    """Of the chunk, about: what a CPU caches, what keeps a GPU's products large."""
+    rows: int
+    """A chunk has at least, however large the vocabulary."""
+    align: int
+    """Elements of which a row is a multiple."""
 
 
 class Backend:
     """A device, a storage precision and the ops bound to them."""
 
-    def __init__(self, device, ops, precision, reason):
+    def __init__(self, device, ops, precision, reason, logits=None, served=list):
         self.device, self.ops, self.precision, self.reason = device, ops, precision, reason
         self.name, self.dtype = device.name, PRECISIONS[precision]
+        self.logits = logits or Logits(F32, 8 << 20, 256, 1)
+        self.served = served
+        """() -> lines saying which kernels served which ops, once they have run"""
         for method in ("poisoned", "zeros", "array", "upload", "download", "synchronize",
-                       "memory_peak", "utilisation"):
+                       "memory_peak", "utilisation", "program", "build"):
             setattr(self, method, getattr(device, method))
 
 
-def open_backend(device="auto", precision="auto"):
-    """The backend for --device and --precision; only "auto" may choose, and it says why.
+def open_backend(device="auto", precision="auto", kernels="auto"):
+    """The backend for --device, --precision and --kernels; only "auto" may choose, and says why.
 
-    Errors: UsageError for a malformed name, DeviceError if a GPU was asked for and none is usable.
+    Errors: UsageError for a malformed name, DeviceError if a GPU was asked for and none is usable,
+    or kernels that this GPU, precision or model cannot run.
     """
     match = DEVICE.fullmatch(device)
     if not match:
         raise UsageError(f"--device {device!r}: need auto, cpu, cuda or cuda:N with N in 0..15")
     if precision not in ("auto", *PRECISIONS):
         raise UsageError(f"--precision {precision!r}: need auto, {' or '.join(PRECISIONS)}")
+    if kernels not in KERNELS:
+        raise UsageError(f"--kernels {kernels!r}: need {', '.join(KERNELS)}")
     if device == "cpu":
+        if kernels != "auto":
+            raise UsageError(f"--kernels {kernels} asks for a GPU and --device cpu for none")
         return _cpu(precision, "asked for")
     try:
-        return _cuda(int(match[1] or 0), precision)
+        from .device.gpu import GpuDevice
+        gpu = GpuDevice(int(match[1] or 0))
     except DeviceError as error:
-        if device != "auto":
+        if device != "auto" or kernels != "auto":
             raise DeviceError(f"{error}; use --device cpu or auto") from error
         return _cpu(precision, f"no usable GPU ({error})")
+    return _cuda(gpu, precision, kernels)
 
 
 def _cpu(precision, why):
-    import numpy as np
-
     from . import oracle
     from .device.host import HostDevice
     precision = "fp32" if precision == "auto" else precision
@@ -70,18 +95,22 @@ def _cpu(precision, why):
                    f"cpu, {precision}: NumPy oracle; {why}")
 
 
-def _cuda(index, precision):
-    from .device.gpu import GpuDevice
-    gpu = GpuDevice(index)
-    from . import kernels
+def _cuda(gpu, precision, asked):
     if precision == "auto":
         precision = "bf16" if gpu.capability >= (8, 0) else "fp32"
+    from .kernels.choice import Choice
+    choice = Choice(asked, gpu.capability, precision)
 
     def on_stream(op):
         return lambda *args: op(*args, gpu.stream)
 
-    return Backend(gpu, _bind(kernels, on_stream), precision,
-                   f"{gpu.name}, {precision}: portable kernels on {gpu.description}")
+    ops = {name: on_stream(choice.bind(module, name))
+           for module, names in OPS.items() for name in names}
+    best = choice.rooms[0]
+    logits = Logits(PRECISIONS[precision] if best == "sm90" else F32, 5 << 28, 256, 8)
+    return Backend(gpu, SimpleNamespace(**ops), precision,
+                   f"{gpu.name}, {precision}: {best} kernels on {gpu.description}", logits,
+                   choice.lines)
 
 
 def _bind(package, wrap):

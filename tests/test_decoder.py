@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from aprnb.backend import open_backend
+from aprnb.backend import Logits, open_backend
 from aprnb.config import ModelConfig, RopeScaling
 from aprnb.model.activations import activation_table
 from aprnb.model.decoder import Decoder
@@ -14,6 +14,8 @@ from aprnb.train.step import OptimiserSettings, Trainer
 QWEN = ModelConfig("qwen2", 12, 2, 4, 2, 6, 10, 17, 16, 1e4, 1e-6, True)
 LLAMA = ModelConfig("llama", 12, 2, 4, 2, 4, 10, 17, 16, 5e5, 1e-5, False,
                     RopeScaling(8.0, 1.0, 4.0, 8))
+F64 = np.dtype(np.float64)
+LOGITS = Logits(F64, 8 << 20, 256, 1)
 
 
 class Float64:
@@ -26,7 +28,7 @@ class Float64:
         self.w = rng.standard_normal(self.table.elements) * 0.3
         self.g = np.full(self.table.elements, np.nan)
         acts = {name: np.full(b.shape, np.nan) for name, b in
-                activation_table(config, batch, length, np.dtype(np.float64), True).items()}
+                activation_table(config, batch, length, F64, LOGITS, True).items()}
         rope = tuple(t.astype(np.float64) for t in rope_table(config, length))
         ops = open_backend("cpu").ops
         self.decoder = Decoder(config, ops, self.table.views(self.w), acts, rope)

@@ -58,13 +58,18 @@ def micro_batch(ctx, parameter, value):
     ("--device", "auto, cpu, cuda or cuda:N; only auto may choose the CPU, and says so  "
                  "[default: auto]", {"metavar": "NAME"}),
     ("--precision", "Of working weights and activations  [default: auto: bf16 where the GPU has "
-                    "it, else fp32]", one_of("auto", "fp32", "bf16")))
+                    "it, else fp32]", one_of("auto", "fp32", "bf16")),
+    ("--kernels", "Of a GPU: the best that it runs, or one kind by name  [default: auto]",
+     one_of("auto", "sm_90", "sm_80", "portable")))
 @section(
     "Size",
     ("--num-steps", "Optimiser steps  [default: 1000]", N),
     ("--batch-size", "Sequences per optimiser step  [default: 16]", N),
     ("--micro-batch", "Sequences per pass; the numbers do not depend on it  [default: auto]",
      {"metavar": "N|auto", "callback": micro_batch}),
+    ("--recompute", "What the backward pass computes anew instead of keeping it: the wide part of "
+                    "every MLP, or all of a layer  [default: none]",
+     one_of("none", "ffn", "block")),
     ("--seq-length", "Target tokens per sequence  [default: 1024]", N),
     ("--steps-per-epoch", "Steps between evaluations  [default: 100]", N))
 @section(

@@ -6,8 +6,10 @@ programs hold on the same card.
 import numpy as np
 
 from ..errors import DeviceError, DeviceMemoryError
-from ..kernels.cuda import (copy_in, copy_out, cuda, fill_bytes, is_out_of_memory,
+from ..kernels.cuda import (SIMULATOR, copy_in, copy_out, cuda, fill_bytes, is_out_of_memory,
                             unusable_reason)
+from ..kernels.launch import prepare
+from .program import Program
 
 
 class GpuDevice:
@@ -53,6 +55,19 @@ class GpuDevice:
     def download(self, source):
         """A NumPy copy of source; waits for all that was enqueued before."""
         return copy_out(source, self.stream)
+
+    def program(self, body):
+        """A callable that does what body() does, from its second call on as one graph launch.
+
+        body only enqueues ops, always the same ones on the same arrays.
+        """
+        return body if SIMULATOR else Program(body, self.stream)
+
+    def build(self, programs):
+        """Compile every kernel that the programs launch and the cache does not hold, on all cores;
+        otherwise each would be compiled when it is first met. Nothing is launched."""
+        if not SIMULATOR:
+            prepare(set().union(*(program.kernels() for program in programs)))
 
     def synchronize(self):
         self.stream.synchronize()

@@ -43,12 +43,15 @@ class Entry:
     cluster: int = 1
     """Blocks of a cluster, neighbours along the grid's first axis."""
     architectures: tuple[str, ...] = ARCHITECTURES
+    overlap: bool = False
+    """Whether it may be placed before the kernel in front of it has ended: then it waits itself
+    (ptx/barrier.wait_for_previous) before it touches memory."""
     spills: int = 0
     """Bytes of local memory that are known, and explained where they arise."""
 
 
 def kernel(*signatures, registers, threads, blocks=1, name=None, shared=0, cluster=1,
-           architectures=ARCHITECTURES, spills=0):
+           architectures=ARCHITECTURES, overlap=False, spills=0):
     """Decorator: enter the function in the catalogue as a kernel that can be launched.
 
     A signature lists the argument types: f float32, h bfloat16, s storage (once as f, once as h),
@@ -59,7 +62,7 @@ def kernel(*signatures, registers, threads, blocks=1, name=None, shared=0, clust
         expanded = tuple(s.replace("s", storage) for s in signatures
                          for storage in ("fh" if "s" in s else "-"))
         entry = Entry(name or function.__name__, function, expanded, registers, (threads, blocks),
-                      shared, cluster, architectures, spills)
+                      shared, cluster, architectures, overlap, spills)
         catalogue.append(entry)
         if SIMULATOR:
             return cuda.jit(function)

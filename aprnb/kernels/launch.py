@@ -122,6 +122,7 @@ class _Function:
             self._checked(self.driver.cuFuncSetAttribute(
                 self.handle, attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                 entry.shared))
+        self.attributes = _attributes(entry)
         self.words = signature.split()
         self.kinds = tuple(kind for word in self.words for kind in _kinds(word))
 
@@ -130,12 +131,8 @@ class _Function:
         config.gridDimX, config.gridDimY, config.gridDimZ = grid
         config.blockDimX, config.blockDimY, config.blockDimZ = threads
         config.sharedMemBytes, config.hStream = self.entry.shared, stream
-        if self.entry.cluster > 1:
-            cluster = driver.CUlaunchAttribute()
-            cluster.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
-            dimension = cluster.value.clusterDim
-            dimension.x, dimension.y, dimension.z = self.entry.cluster, 1, 1
-            config.attrs, config.numAttrs = [cluster], 1
+        if self.attributes:
+            config.attrs, config.numAttrs = self.attributes, len(self.attributes)
         values = []
         for word, argument in zip(self.words, arguments, strict=True):
             _append(values, word, argument)
@@ -146,6 +143,24 @@ class _Function:
         if error != self.driver.CUresult.CUDA_SUCCESS:
             raise DeviceError(f"{self.entry.name}: the CUDA driver says {error.name}")
         return value[0] if value else None
+
+
+def _attributes(entry):
+    """The driver's launch attributes of an entry."""
+    driver, attributes = _driver(), []
+    if entry.cluster > 1:
+        cluster = driver.CUlaunchAttribute()
+        cluster.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+        dimension = cluster.value.clusterDim
+        dimension.x, dimension.y, dimension.z = entry.cluster, 1, 1
+        attributes.append(cluster)
+    if entry.overlap:
+        early = driver.CUlaunchAttribute()
+        early.id = (driver.CUlaunchAttributeID
+                    .CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION)
+        early.value.programmaticStreamSerializationAllowed = 1
+        attributes.append(early)
+    return attributes
 
 
 def _kinds(word):

@@ -5,19 +5,20 @@
     dlogits     = (exp(logits - lse) - onehot(target)) * scale
     dx          = dlogits @ w          dw (+)= dlogits.T @ x
 
-Losses are in nats (natural logarithm). Only len(logits) rows of logits exist at a time, in float32,
-and the gradient takes their place. A row with a negative target has loss 0 and no gradient. dx is
-overwritten; dw is overwritten or added to, chunk after chunk.
+Losses are in nats (natural logarithm). Only len(logits) rows of logits exist at a time, in their
+own storage type, and the gradient takes their place. A row with a negative target has loss 0 and
+no gradient. dx is overwritten; dw is overwritten or added to, chunk after chunk.
 """
 import math
 
 from .block import BLOCK, block_max, block_sum, threads_for
+from .cast import narrow, widen
 from .cuda import cuda, float32, kernel
 from .matmul import matmul
 from .shapes import expect
 
 
-@kernel("f1 f2 i1 f1 b", registers=48, threads=BLOCK)
+@kernel("f1 s2 i1 f1 b", registers=48, threads=BLOCK)
 def cross_entropy_kernel(losses, logits, targets, scale, differentiate):
     """One block per row; a thread owns every blockDim-th logit. With `differentiate` the row of
     logits becomes the gradient of scale * loss."""
@@ -27,32 +28,32 @@ def cross_entropy_kernel(losses, logits, targets, scale, differentiate):
 
     top = float32(-math.inf)
     for v in range(cuda.threadIdx.x, V, cuda.blockDim.x):
-        top = max(top, logits[row, v])
+        top = max(top, widen(logits[row, v]))
     top = block_max(partial, top)
     total = float32(0.0)
     for v in range(cuda.threadIdx.x, V, cuda.blockDim.x):
-        total += float32(math.exp(logits[row, v] - top))
+        total += float32(math.exp(widen(logits[row, v]) - top))
     total = block_sum(partial, total)
 
     if cuda.threadIdx.x == 0:
         losses[row] = float32(0.0)
         if target >= 0:
-            losses[row] = top + float32(math.log(total)) - logits[row, target]
+            losses[row] = top + float32(math.log(total)) - widen(logits[row, target])
     cuda.syncthreads()  # the target's logit was read before its place is taken by the gradient
     if differentiate:
         for v in range(cuda.threadIdx.x, V, cuda.blockDim.x):
-            p = float32(math.exp(logits[row, v] - top)) / total
+            p = float32(math.exp(widen(logits[row, v]) - top)) / total
             if v == target:
                 p -= float32(1.0)
-            logits[row, v] = p * scale[0] if target >= 0 else float32(0.0)
+            logits[row, v] = narrow(logits, p * scale[0] if target >= 0 else float32(0.0))
 
 
 def linear_cross_entropy_forward(losses, logits, x, w, targets, stream):
-    """Shapes:  losses (R,) f32 out;  logits (chunk, V) f32 scratch;  x (R, C);  w (V, C);
+    """Shapes:  losses (R,) f32 out;  logits (chunk, V or more) scratch;  x (R, C);  w (V, C);
                 targets (R,) i32, each below V
     """
     _expect("linear_cross_entropy_forward", losses, logits, x, w, targets)
-    for rows, z in _chunks(x, logits):
+    for rows, z in _chunks(x, w, logits):
         # without a gradient no scale is read: losses stand in its place
         _losses(losses[rows], z, x[rows], w, targets[rows], losses, False, stream)
 
@@ -61,13 +62,13 @@ def linear_cross_entropy_backward(losses, dx, dw, logits, x, w, targets, scale, 
     """Losses and, in the same pass over the logits, the gradients of scale * sum(losses).
 
     Shapes:  losses (R,) f32 out;  dx (R, C) out;  dw (V, C) f32 in and out;
-             logits (chunk, V) f32 scratch;  x (R, C);  w (V, C);  targets (R,) i32;
+             logits (chunk, V or more) scratch;  x (R, C);  w (V, C);  targets (R,) i32;
              scale (1,) f32: one over the target tokens of the whole batch
     """
     op = "linear_cross_entropy_backward"
     _expect(op, losses, logits, x, w, targets)
     expect(op, dx=(dx, x.shape), dw=(dw, w.shape), scale=(scale, (1,)))
-    for rows, z in _chunks(x, logits):
+    for rows, z in _chunks(x, w, logits):
         _losses(losses[rows], z, x[rows], w, targets[rows], scale, True, stream)
         matmul("nn", "plain", dx[rows], z, w, None, stream)
         matmul("tn", "add" if accumulate or rows.start else "plain", dw, z, x[rows], None, stream)
@@ -75,16 +76,17 @@ def linear_cross_entropy_backward(losses, dx, dw, logits, x, w, targets, scale, 
 
 def _expect(op, losses, logits, x, w, targets):
     (R, C), V = x.shape, w.shape[0]
-    expect(op, losses=(losses, (R,)), logits=(logits, (logits.shape[0], V)), w=(w, (V, C)),
-           targets=(targets, (R,)))
+    expect(op, losses=(losses, (R,)), w=(w, (V, C)), targets=(targets, (R,)),
+           logits=(logits, (logits.shape[0], max(V, logits.shape[1]))))
 
 
-def _chunks(x, logits):
-    """Slices of rows, each with its view of the scratch."""
-    R, step = x.shape[0], logits.shape[0]
+def _chunks(x, w, logits):
+    """Slices of rows, each with its view of the scratch: without the padding that it may have."""
+    R, step, V = x.shape[0], logits.shape[0], w.shape[0]
+    flat = logits.reshape(logits.size)
     for start in range(0, R, step):
         stop = min(start + step, R)
-        yield slice(start, stop), logits[:stop - start]
+        yield slice(start, stop), flat[:(stop - start) * V].reshape((stop - start, V))
 
 
 def _losses(losses, logits, x, w, targets, scale, differentiate, stream):

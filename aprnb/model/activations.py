@@ -1,7 +1,8 @@
 """The activation table: every buffer of a forward and backward pass, planned before step 0.
 
 `saved` buffers are read again by the backward pass, so training keeps one per layer; evaluation
-lets all layers share one. `scratch` buffers live within one op list and are shared by all layers.
+lets all layers share one, and so does training for what the backward pass computes anew.
+`scratch` buffers live within one op list and are shared by all layers.
 """
 from dataclasses import dataclass
 from math import prod
@@ -10,8 +11,13 @@ import numpy as np
 
 from ..dtypes import F32
 
-LOGIT_ELEMENTS = 1 << 21  # of one chunk of logits: 8 MiB in fp32, so that a CPU caches it
-LOGIT_ROWS = 256  # a chunk has at least, however large the vocabulary: keeps products efficient
+RECOMPUTED = {  # --recompute -> what of a layer the backward pass computes anew
+    "none": (),
+    "ffn": ("gate_up", "act"),
+    "block": ("y_attn", "rstd_attn", "qkv", "o", "lse", "s_mlp", "y_mlp", "rstd_mlp", "gate_up",
+              "act"),
+}
+ANSWER_ROWS = 64  # rows of logits that a decoder hands out at a time
 
 
 @dataclass(frozen=True)
@@ -29,32 +35,39 @@ class Buffer:
         return prod(self.shape) * self.dtype.itemsize
 
 
-def activation_table(config, batch, length, dtype, training):
+def activation_table(config, batch, length, dtype, logits, training, recompute="none"):
     """Name -> Buffer for a pass over `batch` sequences of `length` positions.
 
-    Shapes: R = batch * length rows; per layer names carry the layer's number in front.
+    logits: how the device wants the chunk of logits (backend.Logits); recompute: a key of
+    RECOMPUTED.
+    Shapes: R = batch * length rows; per layer names carry the layer's number in front,
+    those of a buffer that all layers share "all".
     """
     c, B, T, R = config, batch, length, batch * length
     heads = c.num_heads + 2 * c.num_kv_heads
     hidden = (R, c.hidden_size)
     rows = [Buffer("losses", (R,), F32, "scratch")]
-    for layer in range(c.num_layers if training else 1):
-        rows += [Buffer(f"{layer}.{name}", shape, kind, "saved") for name, shape, kind in (
-            ("s_attn", hidden, dtype),  # residual stream at the attention norm
-            ("y_attn", hidden, dtype),  # its normalised form
-            ("rstd_attn", (R,), F32),
-            ("qkv", (B, T, heads, c.head_dim), dtype),  # after RoPE
-            ("o", (B, T, c.num_heads, c.head_dim), dtype),
-            ("lse", (B, c.num_heads, T), F32),
-            ("s_mlp", hidden, dtype),
-            ("y_mlp", hidden, dtype),
-            ("rstd_mlp", (R,), F32),
-            ("gate_up", (R, 2 * c.intermediate_size), dtype),
-            ("act", (R, c.intermediate_size), dtype),
-        )]
+    saved = (
+        ("s_attn", hidden, dtype),  # residual stream at the attention norm
+        ("y_attn", hidden, dtype),  # its normalised form
+        ("rstd_attn", (R,), F32),
+        ("qkv", (B, T, heads, c.head_dim), dtype),  # after RoPE
+        ("o", (B, T, c.num_heads, c.head_dim), dtype),
+        ("lse", (B, c.num_heads, T), F32),
+        ("s_mlp", hidden, dtype),
+        ("y_mlp", hidden, dtype),
+        ("rstd_mlp", (R,), F32),
+        ("gate_up", (R, 2 * c.intermediate_size), dtype),
+        ("act", (R, c.intermediate_size), dtype),
+    )
+    for name, shape, kind in saved:
+        shared = not training or name in RECOMPUTED[recompute]
+        for layer in ["all"] if shared else range(c.num_layers):
+            rows.append(Buffer(f"{layer}.{name}", shape, kind, "saved"))
     rows += [Buffer("s_final", hidden, dtype, "saved"), Buffer("y_final", hidden, dtype, "saved"),
              Buffer("rstd_final", (R,), F32, "saved"), Buffer("branch", hidden, dtype, "scratch"),
-             Buffer("logits", (logit_rows(R, c.vocab_size), c.vocab_size), F32, "logits")]
+             Buffer("logits", logits_shape(R, c.vocab_size, logits), logits.dtype, "logits"),
+             Buffer("answers", (min(R, ANSWER_ROWS), c.vocab_size), F32, "logits")]
     if training:
         rows += [Buffer(name, shape, kind, "scratch") for name, shape, kind in (
             ("d_residual", hidden, dtype),
@@ -68,6 +81,12 @@ def activation_table(config, batch, length, dtype, training):
     return {b.name: b for b in rows}
 
 
-def logit_rows(rows, vocab_size):
-    """Rows of logits that exist at a time; the full matrix is never stored."""
-    return min(rows, max(LOGIT_ROWS, LOGIT_ELEMENTS // vocab_size))
+def logits_shape(rows, vocab_size, logits):
+    """(rows, columns) of logits that exist at a time; the full matrix is never stored.
+
+    The chunks of a pass are of one size, in whole tiles of products, and rows are padded.
+    """
+    columns = -(-vocab_size // logits.align) * logits.align
+    most = max(logits.rows, logits.nbytes // (columns * logits.dtype.itemsize))
+    chunks = -(-rows // most)
+    return min(rows, -(-rows // (chunks * 128)) * 128 if chunks > 1 else rows), columns

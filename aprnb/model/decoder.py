@@ -5,20 +5,23 @@ stream. The add of one branch and the norm before the next are one op. `ops` is 
 bound, the NumPy oracle or kernels on a stream; nothing here knows which. Ops are enqueued in order
 on one stream and nothing here waits for them: only a download (a loss, logits) synchronises.
 """
+from functools import partial
+
 
 
 class Decoder:
     """One pass over a fixed (batch, length): weights and activations as named views."""
 
-    def __init__(self, config, ops, weights, acts, rope):
-        """weights, acts: name -> array; rope: (cos, sin), each (>= length, head_dim / 2)."""
+    def __init__(self, config, ops, weights, acts, rope, recompute="none"):
+        """weights, acts: name -> array; rope: (cos, sin), each (>= length, head_dim / 2);
+        recompute: what of a layer the backward pass computes anew (activations.RECOMPUTED)."""
         self.config, self.ops, self.weights, self.acts = config, ops, weights, acts
-        batch, length = acts["0.qkv"].shape[:2]
+        self.recompute = recompute
+        batch, length = self._act(0, "qkv").shape[:2]
         self.cos, self.sin = (table[:length] for table in rope)
         self.rows = batch * length
         self.heads = config.num_heads + config.num_kv_heads  # RoPE turns queries and keys
         self.head = weights["model.embed_tokens.weight" if config.tied else "lm_head.weight"]
-        self.shared_layers = "1.qkv" not in acts  # evaluation: all use those of layer 0
 
     # ------------------------------------------------------------ forward
 
@@ -30,33 +33,38 @@ class Decoder:
             w, a = self._layer(layer)
             if residual is None:
                 ops.embedding_forward(a("s_attn"), self.weights["model.embed_tokens.weight"], ids)
-                ops.rmsnorm_forward(a("y_attn"), a("rstd_attn"), a("s_attn"),
-                                    w("input_layernorm.weight"), self.config.rms_norm_eps)
+                self._first_norm(w, a)
             else:
                 ops.add_rmsnorm_forward(a("s_attn"), a("y_attn"), a("rstd_attn"), residual, branch,
                                         w("input_layernorm.weight"), self.config.rms_norm_eps)
             self._attention(w, a)
-            ops.add_rmsnorm_forward(a("s_mlp"), a("y_mlp"), a("rstd_mlp"), a("s_attn"), branch,
-                                    w("post_attention_layernorm.weight"), self.config.rms_norm_eps)
-            self._mlp(w, a)
+            self._expand(w, a)
+            ops.linear_forward(branch, a("act"), w("mlp.down_proj.weight"), None)
             residual = a("s_mlp")
         ops.add_rmsnorm_forward(acts["s_final"], acts["y_final"], acts["rstd_final"], residual,
                                 branch, self.weights["model.norm.weight"],
                                 self.config.rms_norm_eps)
         return acts["y_final"]
 
+    def _first_norm(self, w, a):
+        """The norm before the attention, of a residual stream that stands."""
+        self.ops.rmsnorm_forward(a("y_attn"), a("rstd_attn"), a("s_attn"),
+                                 w("input_layernorm.weight"), self.config.rms_norm_eps)
+
     def _attention(self, w, a):
-        ops, qkv, o = self.ops, a("qkv"), a("o")
+        """From the first norm to the second."""
+        ops, qkv, o, branch = self.ops, a("qkv"), a("o"), self.acts["branch"]
         ops.linear_forward(self._flat(qkv), a("y_attn"), w("qkv.weight"), self._bias(w))
         ops.rope_forward(qkv, self.cos, self.sin, self.heads)
         ops.attention_forward(o, a("lse"), qkv)
-        ops.linear_forward(self.acts["branch"], self._flat(o), w("self_attn.o_proj.weight"), None)
+        ops.linear_forward(branch, self._flat(o), w("self_attn.o_proj.weight"), None)
+        ops.add_rmsnorm_forward(a("s_mlp"), a("y_mlp"), a("rstd_mlp"), a("s_attn"), branch,
+                                w("post_attention_layernorm.weight"), self.config.rms_norm_eps)
 
-    def _mlp(self, w, a):
-        ops = self.ops
-        ops.linear_forward(a("gate_up"), a("y_mlp"), w("gate_up.weight"), None)
-        ops.swiglu_forward(a("act"), a("gate_up"))
-        ops.linear_forward(self.acts["branch"], a("act"), w("mlp.down_proj.weight"), None)
+    def _expand(self, w, a):
+        """From the second norm to the activation of the MLP."""
+        self.ops.linear_forward(a("gate_up"), a("y_mlp"), w("gate_up.weight"), None)
+        self.ops.swiglu_forward(a("act"), a("gate_up"))
 
     def losses(self, targets):
         """Loss in nats of every row, after forward.  Shapes: targets (R,) i32 -> (R,) f32"""
@@ -66,8 +74,8 @@ class Decoder:
         return acts["losses"]
 
     def logits(self, start, stop):
-        """Logits of rows start..stop-1, at most len(acts["logits"]) of them, (n, V) f32."""
-        out = self.acts["logits"][:stop - start]
+        """Logits of rows start..stop-1, at most len(acts["answers"]) of them, (n, V) f32."""
+        out = self.acts["answers"][:stop - start]
         self.ops.linear_forward(out, self.acts["y_final"][start:stop], self.head, None)
         return out
 
@@ -98,6 +106,7 @@ class Decoder:
         ops, d_residual, d_hidden = self.ops, self.acts["d_residual"], self.acts["d_hidden"]
         w, a = self._layer(layer)
         g = _named(grads, f"model.layers.{layer}.")
+        self._compute_anew(layer, w, a)
         self._mlp_backward(w, a, g, accumulate)
         ops.add_rmsnorm_backward(d_residual, g("post_attention_layernorm.weight"), d_hidden,
                                  d_residual, a("s_mlp"), w("post_attention_layernorm.weight"),
@@ -106,6 +115,16 @@ class Decoder:
         ops.add_rmsnorm_backward(d_residual, g("input_layernorm.weight"), d_hidden, d_residual,
                                  a("s_attn"), w("input_layernorm.weight"), a("rstd_attn"),
                                  accumulate)
+
+    def _compute_anew(self, layer, w, a):
+        """What the forward pass did not keep; of the last layer it still stands."""
+        if layer == self.config.num_layers - 1:
+            return
+        if self.recompute == "block":
+            self._first_norm(w, a)
+            self._attention(w, a)
+        if self.recompute != "none":
+            self._expand(w, a)
 
     def _mlp_backward(self, w, a, g, accumulate):
         ops, acts = self.ops, self.acts
@@ -130,8 +149,12 @@ class Decoder:
 
     def _layer(self, layer):
         """Look-ups of one layer's weights and activations by their short names."""
-        return (_named(self.weights, f"model.layers.{layer}."),
-                _named(self.acts, "0." if self.shared_layers else f"{layer}."))
+        return _named(self.weights, f"model.layers.{layer}."), partial(self._act, layer)
+
+    def _act(self, layer, name):
+        """A layer's own buffer, or the one that all layers share."""
+        own = f"{layer}.{name}"
+        return self.acts[own if own in self.acts else f"all.{name}"]
 
     def _bias(self, named):
         return named("qkv.bias") if self.config.qkv_bias else None

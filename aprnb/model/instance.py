@@ -102,7 +102,7 @@ class Model:
 
     # ------------------------------------------------------------ using
 
-    def decoder(self, batch, length, training):
+    def decoder(self, batch, length, training, recompute="none"):
         """A Decoder for (batch, length) with its own poisoned activations on the backend.
 
         Errors: LoadError if length exceeds the positions that the model was made for.
@@ -111,14 +111,15 @@ class Model:
             raise LoadError(f"sequence length {length} exceeds the model's "
                             f"{self.config.max_position_embeddings} positions; use a shorter "
                             "--seq-length")
-        layout = self.activation_plan(batch, length, training)
+        layout = self.activation_plan(batch, length, training, recompute)
         arenas = {t: self.backend.poisoned(n, t) for t, n in layout.lengths.items()}
         return Decoder(self.config, self.backend.ops, self.weights, layout.views(arenas),
-                       self._rope_table(length))
+                       self._rope_table(length), recompute)
 
-    def activation_plan(self, batch, length, training):
+    def activation_plan(self, batch, length, training, recompute="none"):
         """What a decoder of this size would allocate."""
-        return plan(activation_table(self.config, batch, length, self.backend.dtype, training))
+        return plan(activation_table(self.config, batch, length, self.backend.dtype,
+                                     self.backend.logits, training, recompute))
 
     def _rope_table(self, length):
         if length not in self._rope:

@@ -29,7 +29,7 @@ def stages(config):
 
 def all_logits(model, decoder):
     """(R, V) float32 on the host, read a chunk of rows at a time; for short windows only."""
-    step = decoder.acts["logits"].shape[0]
+    step = decoder.acts["answers"].shape[0]
     return np.concatenate([model.backend.download(decoder.logits(r, min(r + step, decoder.rows)))
                            for r in range(0, decoder.rows, step)])
 

@@ -24,6 +24,8 @@ def introduce(plan, model, data, console):
     start = plan.state.path if plan.state else s.init or f"random weights, {s.arch}"
     console.note(f"model    {model.config.family}, {model.table.parameters:,} parameters, {start}")
     console.note(f"device   {model.backend.reason}")
+    for line in model.backend.served():
+        console.note(f"         {line}")
     console.note(f"data     {s.dataset}: {len(data.train_indices):,} windows of "
                  f"{data.train.seq_length} target tokens to train on, {len(data.val_indices):,} "
                  f"{'of ' + s.val_shard if s.val_shard else 'of its tail'} to validate on")

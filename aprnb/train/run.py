@@ -153,7 +153,7 @@ def _allocate(plan, source, data):
 def _model(plan, source):
     """Model on its device; the plan learns which device and precision auto stood for."""
     settings = plan.settings
-    backend = open_backend(settings.device, settings.precision)
+    backend = open_backend(settings.device, settings.precision, settings.kernels)
     plan.fix("chosen" if settings.device == "auto" else plan.origins["device"],
              device=backend.name)
     plan.fix("chosen" if settings.precision == "auto" else plan.origins["precision"],
@@ -171,7 +171,7 @@ def _trainer(plan, model):
     """
     s = plan.settings
     trainer = Trainer(model, s.batch_size, s.micro_batch, s.seq_length, OptimiserSettings(
-        s.beta1, s.beta2, s.eps, s.weight_decay, s.decay_on, s.grad_clip))
+        s.beta1, s.beta2, s.eps, s.weight_decay, s.decay_on, s.grad_clip), s.recompute)
     if s.micro_batch is None:
         plan.fix("chosen", micro_batch=trainer.micro_batch)
     return trainer

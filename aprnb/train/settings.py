@@ -7,10 +7,11 @@ change the numbers that the rest of the run would produce, so they need a run of
 import os
 from dataclasses import asdict, dataclass, fields
 
-from ..backend import DEVICE
+from ..backend import DEVICE, KERNELS
 from ..config import PRESETS
 from ..dtypes import PRECISIONS
 from ..errors import CheckError, UsageError
+from ..model.activations import RECOMPUTED
 from .gates import LOSS_FLOOR_NATS
 from .schedule import SHAPES
 from .step import OptimiserSettings
@@ -44,12 +45,16 @@ class Settings:
 
     device: str = "auto"
     precision: str = "auto"
+    kernels: str = "auto"
+    """Which kernels of a GPU; a name that cannot serve is an error."""
 
     num_steps: int = 1000
     batch_size: int = 16
     """Sequences per optimiser step."""
     micro_batch: int | None = None
     """Sequences per pass; None: chosen by memory."""
+    recompute: str = "none"
+    """What of a layer the backward pass computes anew, to save memory."""
     seq_length: int = 1024
     """Target tokens of a window."""
     steps_per_epoch: int = 100
@@ -144,7 +149,8 @@ OFF_AT_0 = ("weight_decay", "grad_clip")
 AUTOMATIC = ("device", "precision")
 PATHS = ("init", "arch", "tokenizer")
 PLACES = ("dataset", "val_shard", "run_dir", "init", "tokenizer")
-CHOICES = {"mode": MODES, "precision": ("auto", *PRECISIONS), "schedule": SHAPES,
+CHOICES = {"mode": MODES, "precision": ("auto", *PRECISIONS), "kernels": KERNELS,
+           "recompute": tuple(RECOMPUTED), "schedule": SHAPES,
            "decay_on": ("matrices", "all"), "order": ("shuffled", "sequential"),
            "preflight": ("auto", "off"), "on_nonfinite": ("skip", "stop")}
 EDITED = ("it was edited or is of another version: put it back, or start a new run with --init and "

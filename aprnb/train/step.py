@@ -8,6 +8,7 @@ so the result does not depend on the cut. The first micro-batch overwrites the g
 """
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -38,14 +39,16 @@ class Trainer:
     enqueues.
     """
 
-    def __init__(self, model, batch_size, micro_batch, seq_length, settings):
+    def __init__(self, model, batch_size, micro_batch, seq_length, settings, recompute="none"):
         """micro_batch: sequences per pass, or None for the largest divisor of batch_size that
-        keeps the activations under MICRO_BATCH_BYTES."""
+        keeps the activations under MICRO_BATCH_BYTES;  recompute: what the backward pass computes
+        anew instead of reading it (activations.RECOMPUTED)."""
         self.model, self.settings, self.step = model, settings, 0
         backend, n = model.backend, model.table.elements
         self.seq_length = seq_length
-        self.micro_batch = micro_batch or choose_micro_batch(model, batch_size, seq_length)
-        self.decoder = model.decoder(self.micro_batch, seq_length, training=True)
+        self.micro_batch = micro_batch or choose_micro_batch(model, batch_size, seq_length,
+                                                             recompute)
+        self.decoder = model.decoder(self.micro_batch, seq_length, True, recompute)
         self.g, self.m, self.v = (backend.zeros(n, F32) for _ in range(3))
         self.grads = model.table.views(self.g)
         self.partials = backend.poisoned(min(PARTIALS, -(-n // PART_ELEMENTS)), F32)
@@ -56,13 +59,20 @@ class Trainer:
         rows = self.micro_batch * seq_length
         self.ids, self.targets = (backend.array(np.zeros(rows, np.int32)) for _ in range(2))
         self.decayed = n if settings.decay_on == "all" else model.table.matrix_elements
+        # three fixed sequences of ops; on a GPU each becomes one graph
+        self._overwrite, self._add = (backend.program(partial(self._micro_step, accumulate))
+                                      for accumulate in (False, True))
+        self._measure = backend.program(self._measure_norm)
+        self._apply = backend.program(self._apply_update)
+        backend.build([self._overwrite, self._measure, self._apply]
+                      + [self._add] * (batch_size > self.micro_batch))
 
     def gradients(self, inputs, targets):
         """(loss in nats, global gradient norm before clipping) of one batch.
 
         Shapes: inputs, targets (batch, seq_length) i32; a negative target counts for nothing.
         """
-        backend, ops = self.model.backend, self.model.backend.ops
+        backend = self.model.backend
         tokens = int((targets >= 0).sum())
         backend.upload(self.scale, np.array([1 / tokens], F32))
         total = 0.0
@@ -70,20 +80,32 @@ class Trainer:
             cut = slice(start, start + self.micro_batch)
             backend.upload(self.ids, inputs[cut].reshape(-1))
             backend.upload(self.targets, targets[cut].reshape(-1))
-            self.decoder.forward(self.ids)
-            losses = self.decoder.backward(self.grads, self.ids, self.targets, self.scale,
-                                           accumulate=start > 0)
-            total += backend.download(losses).sum(dtype=np.float64)
-        ops.sum_of_squares(self.partials, self.g)
-        ops.clip_factor(self.norm, self.clip, self.partials, self.settings.grad_clip)
+            (self._add if start else self._overwrite)()
+            total += backend.download(self.decoder.acts["losses"]).sum(dtype=np.float64)
+        self._measure()
         return total / tokens, float(backend.download(self.norm)[0])
 
     def update(self, lr):
         """Clip by the norm of the last `gradients` call and take one AdamW step at this rate."""
-        model, s = self.model, self.settings
+        s = self.settings
         self.step += 1
         corrections = [1 - s.beta1 ** self.step, 1 - s.beta2 ** self.step]
-        model.backend.upload(self.scalars[1:4], np.array([lr, *corrections], F32))
+        self.model.backend.upload(self.scalars[1:4], np.array([lr, *corrections], F32))
+        self._apply()
+
+    # ------------------------------------------------------------ what is enqueued
+
+    def _micro_step(self, accumulate):
+        self.decoder.forward(self.ids)
+        self.decoder.backward(self.grads, self.ids, self.targets, self.scale, accumulate)
+
+    def _measure_norm(self):
+        ops = self.model.backend.ops
+        ops.sum_of_squares(self.partials, self.g)
+        ops.clip_factor(self.norm, self.clip, self.partials, self.settings.grad_clip)
+
+    def _apply_update(self):
+        model, s = self.model, self.settings
         model.backend.ops.adamw(
             model.master, None if model.master is model.work else model.work, self.m, self.v,
             self.g, self.lr, self.correction1, self.correction2, self.clip,
@@ -114,9 +136,9 @@ class Trainer:
 MICRO_BATCH_BYTES = {"cpu": 1 << 30, "cuda": 24 << 30}  # activations of one pass, chosen size
 
 
-def choose_micro_batch(model, batch_size, seq_length):
+def choose_micro_batch(model, batch_size, seq_length, recompute="none"):
     """Largest divisor of batch_size whose activations stay under MICRO_BATCH_BYTES; at least 1."""
     limit = MICRO_BATCH_BYTES["cpu" if model.backend.name == "cpu" else "cuda"]
     fitting = [n for n in range(1, batch_size + 1) if batch_size % n == 0
-               and model.activation_plan(n, seq_length, True).nbytes <= limit]
+               and model.activation_plan(n, seq_length, True, recompute).nbytes <= limit]
     return max(fitting, default=1)

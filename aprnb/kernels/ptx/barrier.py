@@ -28,6 +28,12 @@ cluster_rank = ptx("mov.u32 $0, %cluster_ctarank;", u32, effect=False, memory=Fa
 # between ordinary stores to shared memory and the copy engine or the tensor cores reading them
 fence_async_shared = ptx("fence.proxy.async.shared::cta;", none)
 
+# Overlap of one kernel's end with the next one's start (a kernel launched with `overlap`): the
+# next grid may be placed as soon as all blocks of this one have said so or ended; it must wait
+# before it touches memory, until every grid before it has ended and its writes are seen.
+let_next_start = ptx("griddepcontrol.launch_dependents;", none)
+wait_for_previous = ptx("griddepcontrol.wait;", none)
+
 
 def setmaxnreg(direction, registers):
     """"dec" gives registers of a warpgroup back, "inc" takes them; all of its warps must run it."""

@@ -289,7 +289,7 @@ def make_store(columns, accumulate=False, bfloat16=False):
     return store
 
 
-def make_partials(count, parts):
+def make_partials(count, parts=1):
     """(put, gather) of accumulators of `count` floats in scratch memory.
 
     put(acc, address)       all of it, 16 bytes a lane, 128 lanes contiguous = 2048 bytes a step

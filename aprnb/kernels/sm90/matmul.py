@@ -1,8 +1,9 @@
 """Matrix products on Hopper's tensor cores: which variant serves a shape, and its launch.
 
 Layouts and epilogues as in kernels/matmul.py: "nt" y = x @ w.T (+ bias), "nn" dx = dy @ w, both
-bfloat16; "tn" dw (+)= dy.T @ x in float32. Any M, N, K; rows of every operand must be multiples of
-16 bytes, which the copy engine asks for. A variant is a tile width, a cluster size and a number of
+bfloat16; "tn" dw (+)= dy.T @ x in float32; "nt_f32" is "nt" into float32, for logits that are read.
+Any M, N, K; rows of every operand must be multiples of 16 bytes, which the copy engine asks for.
+A variant is a tile width, a cluster size and a number of
 parts into which the tiles of the last wave are cut; `choose` reckons which is fastest, so that the
 same shape takes the same variant, and gives the same bits, in every run.
 """
@@ -28,14 +29,15 @@ class Variant:
 
 
 VARIANTS = {  # layout -> tile widths, clusters and cuts that have won a shape
-    "nt": [Variant(112), Variant(128), Variant(144), Variant(160), Variant(192), Variant(224), Variant(256),
+    "nt": [*(Variant(n) for n in (112, 128, 144, 160, 192, 224, 256)), Variant(224, parts=2)],
+    "nn": [*(Variant(n) for n in (112, 128, 192, 224, 256)), Variant(224, cluster=2),
            Variant(224, parts=2)],
-    "nn": [Variant(112), Variant(128), Variant(192), Variant(224), Variant(256), Variant(224, cluster=2),
-           Variant(224, parts=2)],
-    "tn": [Variant(64), Variant(96), Variant(112), Variant(128), Variant(192), Variant(224), Variant(256), Variant(128, parts=2),
+    "tn": [*(Variant(n) for n in (64, 96, 112, 128, 192, 224, 256)), Variant(128, parts=2),
            Variant(224, parts=3), Variant(224, parts=4), Variant(224, parts=6)],
 }
-EPILOGUES = {"nt": ("plain", "bias"), "nn": ("plain",), "tn": ("plain", "add")}
+VARIANTS["nt_f32"] = [Variant(128)]
+EPILOGUES = {"nt": ("plain", "bias"), "nt_f32": ("plain",), "nn": ("plain",),
+             "tn": ("plain", "add")}
 KERNELS = {(layout, epilogue, v): make_matmul(layout, v.columns, epilogue, v.cluster, v.parts)
            for layout, variants in VARIANTS.items() for v in variants
            for epilogue in EPILOGUES[layout] if epilogue != "bias" or v.parts == v.cluster == 1}
@@ -49,6 +51,8 @@ def matmul(layout, epilogue, c, a, b, bias, stream, variant=None):
     """
     M, N = c.shape
     K = a.shape[0] if layout == "tn" else a.shape[1]
+    f32 = str(c.dtype) == "float32"
+    layout = "nt_f32" if layout == "nt" and f32 else layout
     v = variant or choose(layout, epilogue, M, N, K, multiprocessors())
     kernel = KERNELS[layout, epilogue, v]
     tiles_n = ceil_div(N, v.columns)
@@ -57,27 +61,24 @@ def matmul(layout, epilogue, c, a, b, bias, stream, variant=None):
     if v.parts > 1:
         scratch = workspace("matmul parts", grid * 2 * kernel.g.part_bytes + 8192, stream)
         counters = workspace(f"matmul counters {v}", grid * 8, stream)
-    c_map = 0 if layout == "tn" else tensor_map(
+    c_map = 0 if f32 else tensor_map(
         c, (N, M), (c.strides[0],), (kernel.g.chunk_columns, 64), kernel.g.chunk_columns * WIDE)
     kernel[grid, THREADS, stream](
         _map(a, 64 if layout == "tn" else DEPTH, 64 if layout == "tn" else ROWS),
-        _map(b, 64, v.columns // v.cluster if layout == "nt" else 64), c_map, c, bias,
+        _map(b, 64, v.columns // v.cluster if layout[:2] == "nt" else 64), c_map, c, bias,
         np.int32(M), np.int32(N), np.int32(K), np.int64(c.strides[0]),
         np.int32(_group(tiles_n, v)), scratch, counters)
 
 
 def misfit(layout, c, a, b):
     """Why these operands cannot be served, or None."""
-    for name, x in (("a", a), ("b", b)):
-        if str(x.dtype) != "bfloat16":
-            return f"{x.dtype} operands"
+    for name, x in (("a", a), ("b", b), ("the result", c)):
         if x.strides[0] % 16 or address(x) % 16:
             return f"rows of {x.strides[0]} bytes in {name}: need multiples of 16"
-    if str(c.dtype) != ("float32" if layout == "tn" else "bfloat16"):
-        return f"a {c.dtype} result"
-    if c.strides[0] % 16 or address(c) % 16:
-        return f"rows of {c.strides[0]} bytes in the result: need multiples of 16"
-    return None
+        if name != "the result" and str(x.dtype) != "bfloat16":
+            return f"{x.dtype} operands"
+    need = {"nt": ("bfloat16", "float32"), "nn": ("bfloat16",), "tn": ("float32",)}[layout]
+    return None if str(c.dtype) in need else f"a {c.dtype} result"
 
 
 @cache

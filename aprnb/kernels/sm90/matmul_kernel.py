@@ -28,7 +28,8 @@ from ..ptx.wgmma import K_MAJOR, make_accumulator, make_product, mn_major, wait_
 ROWS, DEPTH, THREADS = 128, 64, 384  # of a tile; of a stage along K; of a block
 SHARED_MAX = 232448  # bytes a block can have
 BLOCK_BYTES = 64 * 64 * 2  # a block of 64 x 64 bfloat16, the unit of an MN-major operand
-MAJOR = {"nt": (False, False), "nn": (False, True), "tn": (True, True)}  # (a, b) MN-major?
+MAJOR = {"nt": (False, False), "nt_f32": (False, False), "nn": (False, True), "tn": (True, True)}
+"""layout -> whether a and b are MN-major"""
 release_registers, take_registers = bar.setmaxnreg("dec", 40), bar.setmaxnreg("inc", 232)
 
 
@@ -54,13 +55,13 @@ def geometry(layout, columns, f32):
 def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
     """The kernel of one variant, with its `geometry` as attribute `g`.
 
-    layout "nt" | "nn" | "tn" (float32 result) as in kernels/matmul.py; columns: multiple of 16 up
-    to 256; epilogue "plain" | "bias" | "add"; cluster: blocks that share B by multicast;
+    layout "nt" | "nn" | "tn" (float32 result) | "nt_f32" as in kernels/matmul.py; columns:
+    multiple of 16 up to 256; epilogue "plain" | "bias" | "add"; cluster: blocks that share B by multicast;
     parts: pieces along K of a tile of the last, incomplete wave.
     Kernel arguments: maps of A, B and C (unused when float32), addresses of C and of the bias,
     M, N, K, bytes between rows of C, tiles of M in a raster group, scratch, counters.
     """
-    f32 = layout == "tn"
+    f32 = layout in ("tn", "nt_f32")
     g = geometry(layout, columns, f32)
     corner, item = _make_work(columns, cluster, parts)
     feed = _make_producer(layout, columns, cluster, g, corner, item)
@@ -74,7 +75,8 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
     wait_all = tma.wait_stores_read(0)
 
     @kernel("p p p p p i i i n i p p", registers=168, threads=THREADS, shared=g.shared,
-            cluster=cluster, architectures=("sm_90a",), spills=_spills(epilogue, cluster, parts),
+            cluster=cluster, architectures=("sm_90a",), overlap=True,
+            spills=_spills(epilogue, cluster, parts),
             name=f"matmul_sm90_{layout}_{epilogue}_{columns}_c{cluster}_p{parts}")
     def matmul_kernel(a_map, b_map, c_map, c, bias, M, N, K, pitch, group, scratch, counters):
         tid = cuda.threadIdx.x
@@ -89,12 +91,14 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
                 bar.mbarrier_init(full + 8 * s, 1)
                 bar.mbarrier_init(empty + 8 * s, 2 * cluster)
             bar.mbarrier_fence_init()
+        bar.let_next_start()
         rank = np.int32(0)
         if cluster > 1:
             bar.cluster_sync()
             rank = np.int32(bar.cluster_rank())
         else:
             cuda.syncthreads()  # the barriers stand before anyone waits on them
+        bar.wait_for_previous()
 
         # a cluster's blocks are neighbours along M; this one's work is every `clusters`-th tile
         first = np.int32(cuda.blockIdx.x) // cluster
@@ -323,6 +327,8 @@ def _make_writer(columns, epilogue, f32, g):
                 through_one_buffer(acc, 4, c_map, m0, n0, t, w, out, mine)
                 through_one_buffer(acc, 5, c_map, m0, n0, t, w, out, mine)
                 through_one_buffer(acc, 6, c_map, m0, n0, t, w, out, mine)
+                through_one_buffer(acc, 7, c_map, m0, n0, t, w, out, mine)
+                through_one_buffer(acc, 8, c_map, m0, n0, t, w, out, mine)
     return write
 
 

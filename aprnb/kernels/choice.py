@@ -1,0 +1,84 @@
+"""Which implementation of an op runs: one table, read from left to right.
+
+    sm90       TMA, wgmma: compute capability 9.0, bfloat16
+    sm80       16-byte accesses, mma.sync: compute capability 8.0 and newer, bfloat16
+    portable   everything else, float32 included
+
+The first room that the GPU can run and whose `misfit` finds nothing wrong with the arguments
+serves the call. What was asked for by name must serve: where it cannot, that is an error.
+"""
+from importlib import import_module
+
+from ..errors import DeviceError
+
+ROOMS = {  # op module -> rooms that have it, best first
+    "adamw": ("portable",),
+    "attention": ("portable",),
+    "convert": ("portable",),
+    "embedding": ("portable",),
+    "linear": ("sm90", "portable"),
+    "linear_cross_entropy": ("portable",),
+    "reduce": ("portable",),
+    "rmsnorm": ("portable",),
+    "rope": ("portable",),
+    "swiglu": ("portable",),
+}
+NAMES = {"auto": "sm90", "sm_90": "sm90", "sm_80": "sm80", "portable": "portable"}
+ORDER = ("sm90", "sm80", "portable")
+
+
+class Choice:
+    """The table for one GPU, precision and wish; binds ops and remembers what served."""
+
+    def __init__(self, asked, capability, precision):
+        """asked: a key of NAMES.  Errors: DeviceError if GPU or precision cannot serve it."""
+        self.asked, self.forced = asked, NAMES[asked] if asked != "auto" else None
+        self.unfit = {room: _unfit(room, capability, precision) for room in ORDER}
+        if self.forced and self.unfit[self.forced]:
+            raise DeviceError(f"--kernels {asked}: {self.unfit[self.forced]}; use --kernels auto")
+        first = ORDER.index(NAMES[asked])
+        self.rooms = [r for r in ORDER[first:] if not self.unfit[r]]
+        self.served = {}
+        """op -> {room: why the rooms before it did not serve}"""
+
+    def bind(self, module, name):
+        """A function that takes the op's arguments with the stream and runs the best room's op."""
+        homes = [(room, import_module(_home(room, module))) for room in ROOMS[module]
+                 if room in self.rooms]
+        must = self.forced if self.forced in ROOMS[module] else None
+        served = self.served.setdefault(name, {})
+
+        def op(*arguments):
+            why = ""
+            for room, home in homes:
+                misfit = home.misfit(*arguments[:-1]) if room != "portable" else None
+                if misfit is None:
+                    served[room] = why
+                    return getattr(home, name)(*arguments)
+                why = misfit
+                if room == must:
+                    raise DeviceError(f"--kernels {self.asked}: {name}: {misfit}")
+        return op
+
+    def lines(self):
+        """What has served so far, a line per room: "sm90: linear_forward, ..."."""
+        rows = {}
+        for name, rooms in self.served.items():
+            for room, why in rooms.items():
+                rows.setdefault(room, []).append(f"{name} ({why})" if why else name)
+        return [f"{room}: {', '.join(sorted(rows[room]))}" for room in ORDER if room in rows]
+
+
+def _unfit(room, capability, precision):
+    """Why a GPU of this capability cannot run a room's kernels, or None."""
+    need = {"sm90": "9.0", "sm80": "8.0 or newer", "portable": ""}[room]
+    version = ".".join(map(str, capability))
+    if room == "sm90" and capability != (9, 0) or room == "sm80" and capability < (8, 0):
+        return f"compute capability {version}, need {need}"
+    if room == "sm90" and precision != "bf16":
+        return f"precision {precision}, need bf16"
+    return None
+
+
+def _home(room, module):
+    return ".".join(p for p in ("aprnb.kernels", "" if room == "portable" else room, module) if p)
