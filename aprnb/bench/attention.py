@@ -5,9 +5,8 @@ which is not timed. TFLOP/s of the products alone (cases.Attention.flops).
 """
 from ..dtypes import F32
 from .cases import attentions, select
-from .gpu import GpuBench, open_gpu
+from .gpu import GpuBench, case_name, kernels_of, open_gpu
 from .peers import SDPA, open_peer
-from .rooms import room
 from .rows import Row
 
 
@@ -17,20 +16,21 @@ def measure(patterns, rounds, against, device, kernels):
     Errors: UsageError, DeviceError, MissingPackageError before anything is measured.
     """
     cases = select(attentions(), patterns)
-    backend = open_gpu(device)
+    backend = open_gpu(device, kernels)
     bench = GpuBench(backend, open_peer(against, backend), rounds)
-    chosen, module = room(kernels, "attention", bench.device.capability)
-    return (_row(bench, name, case, chosen, module) for name, case in cases.items())
+    room, module = kernels_of("attention", "attention", kernels, bench.device.capability)
+    return (_row(bench, case_name(name, kernels), case, room, module)
+            for name, case in cases.items())
 
 
-def _row(bench, name, case, chosen, module):
+def _row(bench, name, case, room, module):
     qkv = bench.arrays.normal((case.B, case.T, case.H + 2 * case.KVH, case.D))
     contestants = [bench.ours(_ours(bench, case, qkv, module))]
     if bench.peer:
         contestants += [bench.theirs(bench.peer.attention(kernel, case, qkv)) for kernel in SDPA]
     ours, *theirs = bench.rates(contestants, case.flops / 1e3)
     return Row("attention", name, "TFLOP/s", bench.device_name, ours, dict(zip(SDPA, theirs)),
-               {"kernels": chosen, "flops": case.flops})
+               {"kernels": room, "flops": case.flops})
 
 
 def _ours(bench, case, qkv, module):

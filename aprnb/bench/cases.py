@@ -135,6 +135,8 @@ class Op:
 
     name: str
     arguments: tuple
+    home: str | None = None
+    """File under kernels/ of an op that a backend does not bind by itself."""
 
     @property
     def arrays(self):
@@ -189,11 +191,13 @@ def elementwise(config, R):
 
 
 def lookups(config, R):
-    """Embedding: of the table only R rows move, in the gradient both ways."""
+    """Embedding, of whose table only R rows move, and the loss of a chunk of R rows of logits."""
     C, V = config.hidden_size, config.vocab_size
     x, ids = Array((R, C)), Array((R,), INT, fill="ids", below=V)
     yield Op("embedding_forward", (x, Array((V, C), passes=R / V), ids))
     yield Op("embedding_backward", (Array((V, C), F32, passes=2 * R / V), x, ids, True))
+    yield Op("cross_entropy", (Array((R,), F32), Array((R, V), passes=2), ids,
+                               Array((1,), F32, fill=1e-4), True), home="sm80.cross_entropy")
 
 
 def whole_model(config):

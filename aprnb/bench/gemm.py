@@ -4,9 +4,8 @@ Contestants take turns without a pause, so the GPU runs at the clock that it sus
 work. A weight gradient is written in float32 by us and in bfloat16 by the peer.
 """
 from .cases import products, select
-from .gpu import GpuBench, open_gpu, sets_beyond_cache
+from .gpu import GpuBench, case_name, kernels_of, open_gpu, sets_beyond_cache
 from .peers import open_peer
-from .rooms import room
 from .rows import Row
 
 
@@ -16,13 +15,14 @@ def measure(patterns, rounds, against, device, kernels):
     Errors: UsageError, DeviceError, MissingPackageError before anything is measured.
     """
     cases = select(products(), patterns)
-    backend = open_gpu(device)
+    backend = open_gpu(device, kernels)
     bench = GpuBench(backend, open_peer(against, backend), rounds)
-    chosen, module = room(kernels, "matmul", bench.device.capability)
-    return (_row(bench, name, case, chosen, module.matmul) for name, case in cases.items())
+    room, module = kernels_of("matmul", "linear", kernels, bench.device.capability)
+    return (_row(bench, case_name(name, kernels), case, room, module.matmul)
+            for name, case in cases.items())
 
 
-def _row(bench, name, case, chosen, matmul):
+def _row(bench, name, case, room, matmul):
     operands = [[bench.arrays.normal(*spec) for spec in zip(case.shapes, case.dtypes)]
                 for _ in range(sets_beyond_cache(case.nbytes))]
 
@@ -36,4 +36,4 @@ def _row(bench, name, case, chosen, matmul):
         contestants.append(bench.theirs(lambda: [call() for call in calls], len(calls)))
     ours, *theirs = bench.rates(contestants, case.flops / 1e3)
     return Row("gemm", name, "TFLOP/s", bench.device_name, ours, dict(zip(["cuBLAS"], theirs)),
-               {"kernels": chosen, "flops": case.flops, "bytes": case.nbytes})
+               {"kernels": room, "flops": case.flops, "bytes": case.nbytes})

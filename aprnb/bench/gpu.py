@@ -4,13 +4,15 @@ Short kernels are launched from CUDA graphs, so that the host's time to launch t
 lap runs through several sets of arrays, ROTATION_BYTES together, so that a launch finds nothing of
 its own in the L2 cache (50 to 60 MB); larger arrays flush it by themselves.
 """
+import importlib
 import math
 
 import numpy as np
 
 from ..backend import open_backend
 from ..dtypes import BF16, F32
-from ..errors import DeviceError, UsageError
+from ..errors import UsageError
+from ..kernels.choice import ROOMS, Choice
 from ..kernels.cuda import copy_in, cuda
 from .timing import Contestant, contest, time_of
 
@@ -20,11 +22,29 @@ MOST_LAUNCHES = 400  # in a graph
 PATTERN = 16_777_213  # values drawn, repeated in larger arrays; a prime, so that rows differ
 
 
-def open_gpu(name, precision="bf16"):
-    """The backend of a GPU.  Errors: UsageError for another device, DeviceError if unusable."""
+def open_gpu(name, kernels):
+    """The bfloat16 backend of a GPU.
+
+    Errors: UsageError for another device, DeviceError if it or these kernels cannot be used.
+    """
     if not name.startswith("cuda"):
         raise UsageError(f"--device {name}: this bench measures a GPU; use cuda or cuda:N")
-    return open_backend(name, precision)
+    return open_backend(name, "bf16", kernels)
+
+
+def kernels_of(module, table, asked, capability):
+    """(room, module of kernels) that serves `asked` on a GPU, see kernels/choice.py.
+
+    table: the op module of choice.ROOMS whose rooms have a file `module`
+    """
+    room = next(r for r in Choice(asked, capability, "bf16").rooms if r in ROOMS[table])
+    folder = "" if room == "portable" else f"{room}."
+    return room, importlib.import_module(f"..kernels.{folder}{module}", __package__)
+
+
+def case_name(name, asked):
+    """A case's name in the record: kernels that were asked for by name are a case of their own."""
+    return name if asked == "auto" else f"{name}/{asked}"
 
 
 def device_name(backend):
@@ -49,32 +69,6 @@ class GpuClock:
 
     def wait(self):
         self.stream.synchronize()
-
-
-class Graph:
-    """What `enqueue` put on the stream, ready to be launched as one."""
-
-    def __init__(self, stream, enqueue):
-        from cuda.bindings import driver
-        self.driver, self.stream = driver, int(stream)
-        # relaxed: an array that is freed while we record does not spoil the recording
-        self._checked(driver.cuStreamBeginCapture(
-            self.stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
-        try:
-            enqueue()
-        finally:
-            graph = self._checked(driver.cuStreamEndCapture(self.stream))
-        self.program = self._checked(driver.cuGraphInstantiate(graph, 0))
-        self._checked(driver.cuGraphDestroy(graph))
-
-    def __call__(self):
-        self._checked(self.driver.cuGraphLaunch(self.program, self.stream))
-
-    def _checked(self, answer):
-        error, *value = answer
-        if error != self.driver.CUresult.CUDA_SUCCESS:
-            raise DeviceError(f"CUDA graph: the driver says {error.name}")
-        return value[0] if value else None
 
 
 def sets_beyond_cache(nbytes):
@@ -126,7 +120,7 @@ class GpuBench:
 
     def ours(self, lap, launches=1):
         """A contestant that does `lap`, which makes so many launches, again and again."""
-        return self._in_graph(lap, launches, lambda enqueue: Graph(self.stream, enqueue))
+        return self._in_graph(lap, launches, self._program)
 
     def theirs(self, lap, launches=1):
         """The same for the peer, which records its own graphs."""
@@ -140,11 +134,19 @@ class GpuBench:
         return [[amount / ms / 1e6 for ms in own] for own in times]
 
     def _in_graph(self, lap, launches, capture):
-        lap()  # loads kernels and makes workspaces, which a recording cannot
-        laps = round(GRAPH_MS / time_of(self.clock, lap))
+        once = capture(lap)
+        once()
+        laps = round(GRAPH_MS / time_of(self.clock, once))
         laps = max(1, min(laps, MOST_LAUNCHES // launches))
 
-        def enqueue():
+        def many():
             for _ in range(laps):
                 lap()
-        return Contestant(capture(enqueue), laps * launches)
+        return Contestant(capture(many), laps * launches)
+
+    def _program(self, body):
+        """A graph of body(), recorded."""
+        program = self.device.program(body)
+        for _ in range(2):  # builds what is missing and runs, then records
+            program()
+        return program

@@ -4,29 +4,32 @@ GB/s count the bytes that an op has to move (cases.Op.moved), for the copy those
 the ratio is the share of the copy's bandwidth that is reached. Arrays take turns, so that no cache
 holds them.
 """
+import importlib
+
 from ..kernels.cuda import copy_in
 from .cases import ops, select
-from .gpu import GpuBench, open_gpu, sets_beyond_cache
+from .gpu import GpuBench, case_name, open_gpu, sets_beyond_cache
 from .rows import Row
 
 COPIED = 1 << 29  # elements of two bytes: 1 GiB is read and 1 GiB written
 
 
-def measure(patterns, rounds, device):
+def measure(patterns, rounds, device, kernels):
     """Iterator of a Row of every op that the patterns select.
 
     Errors: UsageError, DeviceError before anything is measured.
     """
     cases = select(ops(), patterns)
-    backend = open_gpu(device)
+    backend = open_gpu(device, kernels)
     bench = GpuBench(backend, None, rounds)
     target, source = (bench.arrays.normal((COPIED,)) for _ in range(2))
     copy = bench.ours(lambda: copy_in(target, source, bench.stream))
-    return (_row(bench, name, op, copy) for name, op in cases.items())
+    return (_row(bench, case_name(name, kernels), op, copy)
+            for name, op in cases.items())
 
 
 def _row(bench, name, op, copy):
-    call = getattr(bench.ops, op.name)
+    call = _call(bench, op)
     sets = [bench.arrays.arguments(op) for _ in range(sets_beyond_cache(min(op.moved, op.held)))]
 
     def lap():
@@ -37,3 +40,11 @@ def _row(bench, name, op, copy):
     copied = [rate * 4 * COPIED / op.moved for rate in copies]
     return Row("memory", name, "GB/s", bench.device_name, ours, {"copy": copied},
                {"bytes": op.moved})
+
+
+def _call(bench, op):
+    """The op as the backend has bound it, or one that is part of another op, from its file."""
+    if op.home is None:
+        return getattr(bench.ops, op.name)
+    module = importlib.import_module(f"..kernels.{op.home}", __package__)
+    return lambda *arguments: getattr(module, op.name)(*arguments, bench.stream)

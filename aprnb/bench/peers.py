@@ -43,8 +43,10 @@ class Torch:
 
     def capture(self, enqueue):
         """A callable that replays what enqueue() launches."""
+        enqueue()  # makes what a recording cannot
         graph = self.torch.cuda.CUDAGraph()
-        with self.torch.cuda.graph(graph, stream=self.stream):
+        # relaxed: an array that is freed meanwhile does not spoil the recording
+        with self.torch.cuda.graph(graph, stream=self.stream, capture_error_mode="relaxed"):
             enqueue()
         return graph.replay
 

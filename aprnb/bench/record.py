@@ -5,6 +5,7 @@ The file is replaced as a whole, so a reader never sees half of it. ratio above 
 """
 import csv
 import datetime
+import importlib.metadata
 import io
 import subprocess
 from pathlib import Path
@@ -16,6 +17,7 @@ from .timing import median, spread
 COLUMNS = ("bench", "case", "unit", "ours", "spread", "peer", "peer_value", "ratio", "device",
            "commit", "date")
 KEY = ("bench", "case", "peer", "device")
+PACKAGES = ("aprnb", "numpy", "numba", "numba-cuda", "cuda-bindings", "torch", "transformers")
 CHECKOUT = Path(__file__).parents[2]
 
 
@@ -80,6 +82,17 @@ def text(rows):
     table.writeheader()
     table.writerows(rows)
     return out.getvalue()
+
+
+def versions():
+    """Name -> version of the packages that decide what is measured, where they are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def commit_of(checkout):

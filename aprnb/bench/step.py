@@ -16,6 +16,7 @@ from .timing import median, rotated
 from .turns import started
 
 SIZE = re.compile(r"([1-9]\d*)x([1-9]\d*)")  # sequences x target tokens of each
+STANDARD = "qwen2.5-0.5b"
 WARM_UP = 4  # steps: what records graphs or compiles again has done so by then
 TURN_S = 1.0
 
@@ -33,7 +34,7 @@ def measure(patterns, rounds, against, device, precision, preset, python):
     if preset not in PRESETS:
         raise UsageError(f"--preset {preset!r}: need one of {', '.join(PRESETS)}")
     if precision == "auto":
-        precision = "fp32" if device == "cpu" else "bf16"
+        precision = usual_precision(device)
     if against != "none":
         _require_torch(python)
     settings = {"device": device, "precision": precision, "preset": preset, "against": against}
@@ -54,15 +55,29 @@ def _rows(size, settings, rounds, python):
     """Both sides on one size: three rows."""
     batch, length = map(int, SIZE.fullmatch(size).groups())
     settings = settings | {"batch": batch, "length": length}
-    with started("ours", "step_ours", settings) as ours:
-        sides = {"ours": _Side(ours, settings["device"])}
+    name, device = "/".join([size, *_departures(settings)]), settings["device"]
+    empty = used_bytes(device)
+    with started("ours", "step_ours", settings) as worker:
+        sides = {"ours": _Side(worker, device, empty)}
         if settings["against"] == "none":
             _take_turns(sides, rounds)
         else:
-            with started("torch", "step_torch", settings, python) as torch:
-                sides[_peer_name(settings)] = _Side(torch, settings["device"])
+            with started("torch", "step_torch", settings, python) as peer:
+                sides[_peer_name(settings)] = _Side(peer, device, sides["ours"].used)
                 _take_turns(sides, rounds)
-    return _as_rows(size, sides, batch * length)
+    return _as_rows(name, sides, batch * length)
+
+
+def _departures(settings):
+    """Words for a case's name: what is not as in the row that everybody compares."""
+    if settings["preset"] != STANDARD:
+        yield settings["preset"]
+    if settings["precision"] != usual_precision(settings["device"]):
+        yield settings["precision"]
+
+
+def usual_precision(device):
+    return "fp32" if device == "cpu" else "bf16"
 
 
 def _peer_name(settings):
@@ -73,16 +88,15 @@ def _peer_name(settings):
 class _Side:
     """What one worker showed."""
 
-    def __init__(self, worker, device):
-        before = used_bytes(device)
+    def __init__(self, worker, device, used_before):
         self.worker = worker
         worker.answer()
         self.start_s = worker.elapsed()
         worker.steps(WARM_UP)
         answer = worker.steps(WARM_UP)
         self.turn = max(2, round(TURN_S * WARM_UP / answer["seconds"]))
-        after = used_bytes(device)
-        self.footprint = after - before if after is not None else None
+        self.used = used_bytes(device)
+        self.footprint = None if self.used is None else self.used - used_before
         self.seconds = []
 
     def take_turn(self):
@@ -97,21 +111,18 @@ def _take_turns(sides, rounds):
             order[i].take_turn()
 
 
-def _as_rows(size, sides, tokens):
-    ours, *_ = sides.values()
-    device = ours.last["device"]
+def _as_rows(name, sides, tokens):
+    def row(case, unit, figures_of, **notes):
+        figures = {who: figures_of(side) for who, side in sides.items()}
+        return Row("step", case, unit, sides["ours"].last["device"], figures.pop("ours"), figures,
+                   notes)
 
-    def row(case, unit, figures, notes):
-        figures = {name: figures(side) for name, side in sides.items()}
-        return Row("step", case, unit, device, figures.pop("ours"), figures, notes)
-
-    about = {name: {"how": side.last["how"], "loss": side.last["loss"], "steps_a_turn": side.turn,
-                    "ms_a_step": 1e3 * median(side.seconds)} for name, side in sides.items()}
-    seen = {name: side.footprint for name, side in sides.items()}
-    yield row(size, "tokens/s", lambda side: [tokens / s for s in side.seconds], {"sides": about})
-    yield row(f"{size}/memory", "GiB", lambda side: [side.last["memory_peak"] / 2**30],
-              {"nvidia_smi_bytes": seen})
-    yield row(f"{size}/start", "s", lambda side: [side.start_s], {})
+    about = {who: {"how": side.last["how"], "loss": side.last["loss"], "steps_a_turn": side.turn,
+                   "ms_a_step": 1e3 * median(side.seconds)} for who, side in sides.items()}
+    yield row(name, "tokens/s", lambda side: [tokens / s for s in side.seconds], sides=about)
+    yield row(f"{name}/memory", "GiB", lambda side: [side.last["memory_peak"] / 2**30],
+              nvidia_smi_bytes={who: side.footprint for who, side in sides.items()})
+    yield row(f"{name}/start", "s", lambda side: [side.start_s])
 
 
 def used_bytes(device):

@@ -4,6 +4,7 @@ A worker gets its settings as JSON in its last argument and answers one JSON lin
 first step is done, then one for every line "N" on its input, after N more steps:
 
     {"seconds": of the N steps, "loss": of the last one, "memory_peak": bytes so far, ...}
+    {"error": what it met, "exit_code": of its class}
 
 So a run measures each side's memory and start alone and lets the sides alternate.
 """
@@ -41,7 +42,12 @@ class Worker:
         if not line:
             raise AprnbError(f"bench: {self.name} ended with exit code {self.process.wait()}; "
                              "its own message stands above")
-        return json.loads(line)
+        answer = json.loads(line)
+        if "error" in answer:
+            error = AprnbError(f"{self.name}: {answer['error']}")
+            error.exit_code = answer["exit_code"]
+            raise error
+        return answer
 
     def steps(self, count):
         """The answer after `count` more steps."""
@@ -82,7 +88,15 @@ def serve(open_side):
     # a library that prints must not answer for us
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    step, finish, state = open_side(json.loads(sys.argv[-1]))
+    try:
+        _answer_all(open_side(json.loads(sys.argv[-1])), answers)
+    except AprnbError as error:
+        print(json.dumps({"error": str(error), "exit_code": error.exit_code}), file=answers,
+              flush=True)
+
+
+def _answer_all(side, answers):
+    step, finish, state = side
 
     def take(count):
         begin = time.perf_counter()

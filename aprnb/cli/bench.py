@@ -73,12 +73,13 @@ def attention(against, kernels, device, cases, rounds, **output):
 
 @bench.command(epilog=epilog("memory --record evidence/bench.csv",
                              "memory --cases 'swiglu*,adamw/all' --json"))
+@KERNELS
 @GPU
 @reports
-def memory(device, cases, rounds, **output):
+def memory(kernels, device, cases, rounds, **output):
     """Norms, element-wise ops, embedding, loss and AdamW in GB/s, against a copy."""
     from ..bench.memory import measure
-    publish("memory", output, lambda: measure(cases, rounds, device))
+    publish("memory", output, lambda: measure(cases, rounds, device, kernels))
 
 
 @bench.command(epilog=epilog("step --against torch --record evidence/bench.csv",
@@ -107,7 +108,7 @@ def publish(name, output, measure):
 
     measure() makes the iterator of rows: after the record was found usable.
     """
-    from ..bench.record import Record
+    from ..bench.record import Record, versions
     from ..bench.rows import summary
     record = Record(output["record"], output["commit"]) if output["record"] else None
     rows = []
@@ -119,8 +120,9 @@ def publish(name, output, measure):
     whole = summary(rows)
     if output["as_json"]:
         click.echo(json.dumps({"schema": "aprnb-bench-v1", "bench": name,
-                               "device": rows[0].device, "rows": [r.as_json() for r in rows],
-                               "summary": whole}, allow_nan=False))
+                               "device": rows[0].device, "versions": versions(),
+                               "rows": [r.as_json() for r in rows], "summary": whole},
+                              allow_nan=False))
     elif whole:
         click.echo(f"geometric mean {whole['geometric_mean']:.3f} over {whole['cases']} cases, "
                    f"lowest {whole['worst']:.3f} ({whole['worst_case']})")

@@ -1,0 +1,341 @@
+"""The benches: figures from samples, counted bytes and operations, the record, turns, tables.
+
+What needs a GPU is marked; the rest judges everything that a wrong figure could come from without.
+"""
+import csv
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import aprnb_here
+
+from aprnb.bench import cases, record, timing
+from aprnb.bench.rows import Row, geometric_mean, summary
+from aprnb.bench.turns import started
+from aprnb.config import PRESETS
+from aprnb.dtypes import BF16, F32
+from aprnb.errors import AprnbError, CheckError, NotFoundError, UsageError
+
+has_torch = importlib.util.find_spec("torch") is not None
+ROOT = Path(__file__).parents[1]
+TINY = PRESETS["tiny"].with_(vocab_size=64)
+
+
+def row(case="o/fwd/8", ours=(10.0, 12.0, 11.0), unit="TFLOP/s", **peers):
+    return Row("gemm", case, unit, "a GPU", list(ours), {n: list(v) for n, v in peers.items()})
+
+
+# ---------------------------------------------------------------- statistics
+
+def test_median_and_half_the_interquartile_range():
+    assert timing.median([1, 9, 5]) == 5
+    assert timing.spread([10, 12, 14, 16, 18]) == pytest.approx((16 - 12) / 2 / 14)
+    assert timing.spread([7]) == 0
+
+
+def test_every_contestant_is_first_equally_often():
+    orders = [timing.rotated(3, n) for n in range(3)]
+    assert orders == [[0, 1, 2], [1, 2, 0], [2, 0, 1]]
+
+
+class StepClock:
+    """A clock that only work moves: what a contest makes of known times."""
+
+    now = 0.0
+
+    def mark(self):
+        return self.now
+
+    def elapsed(self, start, end):
+        return end - start
+
+    def wait(self):
+        pass
+
+
+def test_a_contest_divides_by_calls_and_launches_and_drops_the_warm_up():
+    clock, seen = StepClock(), []
+
+    def work(name, ms):
+        def call():
+            clock.now += ms * (3 if seen.count(name) < 2 else 1)  # slow until it is warm
+            seen.append(name)
+        return call
+    fast, slow = timing.contest(clock, [timing.Contestant(work("fast", 1.0), launches=4),
+                                        timing.Contestant(work("slow", 50.0))], rounds=2)
+    assert fast == pytest.approx([0.25, 0.25]) and slow == pytest.approx([50.0, 50.0])
+    assert seen.count("fast") == 2 + 3 * 10  # 30 ms a turn, judged at 3 ms a call
+    assert seen.count("slow") == 2 + 3
+
+
+def test_the_host_clock_measures_a_pause():
+    pause = timing.Contestant(lambda: time.sleep(0.01))
+    (figures,) = timing.contest(timing.HostClock(), [pause], rounds=3, turn_ms=20)
+    assert len(figures) == 3 and all(10 <= ms < 40 for ms in figures)
+
+
+# ---------------------------------------------------------------- counting
+
+def test_products_have_the_shapes_and_operations_of_the_layers():
+    table = cases.products()
+    assert len(table) == 31
+    gate_up = table["gate_up/fwd/16384"]
+    assert gate_up.shapes == ((16384, 9728), (16384, 896), (9728, 896))
+    assert table["down/dgrad/2048"].shapes == ((2048, 4864), (2048, 896), (896, 4864))
+    assert table["head/wgrad/2048"].shapes == ((151936, 896), (2048, 151936), (2048, 896))
+    assert table["cube/8192"].flops == 2 * 8192 ** 3
+    layers = sum(2 * p.M * p.N * p.K for name, p in table.items()
+                 if name.endswith("/16384") and not name.startswith("head")) * 24
+    assert layers == pytest.approx(35.2e12, rel=0.01)  # as reckoned for the 16 x 1024 step
+
+
+@pytest.mark.parametrize("name", ["qkv/fwd/2048", "o/dgrad/16384", "gate_up/wgrad/2048"])
+def test_operands_fit_the_layout(name):
+    p = cases.products()[name]
+    c, a, b = (np.empty(s, "u1") for s in p.shapes)
+    left, right = {"nt": (a, b.T), "nn": (a, b), "tn": (a.T, b)}[p.layout]
+    assert (left.shape[0], right.shape[1]) == c.shape and left.shape[1] == right.shape[0] == p.K
+
+
+def test_attention_counts_half_the_square():
+    table = cases.attentions()
+    assert len(table) == 16
+    assert table["fwd/64/16x1024"].flops / 183e-6 == pytest.approx(164e12, rel=0.01)
+    assert table["bwd/128/8x2048"].flops / 684e-6 == pytest.approx(377e12, rel=0.01)
+
+
+def test_bytes_that_ops_move():
+    table = cases.ops()
+    R, C, F, n = 16384, 896, 4864, 494_032_768
+    assert cases.parameters(cases.SHAPE) == n
+    assert table["adamw/all"].moved == 30 * n + 16
+    assert table["sum_of_squares/all"].moved == 4 * n + 4096
+    assert table["swiglu_backward/16384"].moved == 10 * R * F
+    assert table["add_rmsnorm_forward/16384"].moved == 8 * R * C + 4 * R + 2 * C
+    assert table["embedding_backward/2048"].moved == 2048 * (10 * C + 4)
+    assert table["cross_entropy/2048"].moved == 2048 * (4 * 151936 + 8) + 4
+
+
+@pytest.mark.parametrize("name", [n for n, op in cases.ops(TINY, (8,)).items() if not op.home])
+def test_arguments_are_those_that_the_op_takes(name):
+    """Every case runs on the CPU at a small size, where the op checks the shapes."""
+    from aprnb.backend import open_backend
+    ops, op = open_backend("cpu", "fp32").ops, cases.ops(TINY, (8,))[name]
+
+    def made(a):
+        if not isinstance(a, cases.Array):
+            return a
+        if a.fill == "ids":
+            return np.arange(a.shape[0], dtype=a.dtype)
+        fill = np.ones(a.shape, F32) if a.fill == "normal" else np.full(a.shape, a.fill)
+        return fill.astype(F32 if a.dtype == BF16 else a.dtype)
+
+    arguments = [made(a) for a in op.arguments]
+    getattr(ops, op.name)(*arguments)
+    assert all(np.isfinite(a).all() for a in arguments if isinstance(a, np.ndarray))
+
+
+def test_cases_are_selected_by_globs():
+    names = {"o/fwd/8": 1, "o/dgrad/8": 2, "cube": 3}
+    assert list(cases.select(names, "*/fwd/*, cube")) == ["o/fwd/8", "cube"]
+    with pytest.raises(UsageError, match="o/fwd/8, o/dgrad/8, cube"):
+        cases.select(names, "none")
+
+
+# ---------------------------------------------------------------- rows
+
+def test_a_ratio_is_the_median_over_rounds_and_above_one_where_ours_is_better():
+    fast = row(ours=[10, 20, 30], cuBLAS=[10, 10, 10])
+    assert fast.ratio("cuBLAS") == 2
+    memory = row(unit="GiB", ours=[10], torch=[30])
+    assert memory.ratio("torch") == 3
+
+
+def test_the_peer_that_counts_is_the_hardest_to_beat():
+    both = row(ours=[10], flash=[9], cuDNN=[12])
+    assert both.best_peer() == "cuDNN"
+    assert record.table_row(both)["ratio"] == "0.83333"
+    assert set(both.as_json()["peers"]) == {"flash", "cuDNN"}
+
+
+def test_a_summary_is_of_speeds():
+    rows = [row("a", [2], x=[1]), row("b", [8], x=[1]), row("m", [1], "GiB", x=[100]), row("c")]
+    assert geometric_mean([2, 8]) == pytest.approx(4)
+    whole = summary(rows)
+    assert whole["geometric_mean"] == pytest.approx(4) and whole["worst_case"] == "a"
+    assert summary([row()]) is None
+
+
+@pytest.mark.parametrize("value, text", [(152345.6, "152350"), (0.98765432, "0.98765"),
+                                         (3, "3"), (1e-7, "1e-07"), (28.8, "28.8")])
+def test_figures_are_written_with_five_digits(value, text):
+    assert record.short(value) == text
+
+
+# ---------------------------------------------------------------- the record
+
+def rows_of(path):
+    return list(csv.DictReader(path.open()))
+
+
+def test_a_row_measured_again_takes_the_older_ones_place(tmp_path):
+    path = tmp_path / "bench.csv"
+    kept = record.Record(path, "abc")
+    kept.add(row("a", [1.0], cuBLAS=[2.0]))
+    kept.add(row("b", [1.0]))
+    record.Record(path, "def").add(row("a", [3.0], cuBLAS=[2.0]))
+    assert path.read_text().splitlines()[0] == ("bench,case,unit,ours,spread,peer,peer_value,ratio,"
+                                                "device,commit,date")
+    first, second = rows_of(path)
+    assert (first["case"], first["ours"], first["ratio"], first["commit"]) == ("a", "3", "1.5",
+                                                                               "def")
+    assert (second["case"], second["peer"], second["ratio"]) == ("b", "", "")
+
+
+def test_another_peer_or_device_is_another_row(tmp_path):
+    kept = record.Record(tmp_path / "bench.csv", "abc")
+    kept.add(row("a", [1.0], x=[2.0]))
+    kept.add(row("a", [1.0], y=[2.0]))
+    kept.add(Row("gemm", "a", "TFLOP/s", "another GPU", [1.0], {"x": [2.0]}))
+    assert len(rows_of(tmp_path / "bench.csv")) == 3
+
+
+@pytest.mark.parametrize("content", ["", "name,value\n1,2\n",
+                                     ",".join(record.COLUMNS) + "\ngemm,a\n"])
+def test_a_file_that_is_no_record_is_refused_and_kept(tmp_path, content):
+    path = tmp_path / "bench.csv"
+    path.write_text(content)
+    with pytest.raises(CheckError, match="bench.csv"):
+        record.Record(path, "abc")
+    assert path.read_text() == content
+
+
+def test_a_record_without_a_folder_is_refused_before_anything_is_measured(tmp_path):
+    with pytest.raises(NotFoundError):
+        record.Record(tmp_path / "missing/bench.csv", "abc")
+    result = aprnb_here("bench", "step", "--record", tmp_path / "missing/bench.csv", "--device",
+                        "cpu", "--preset", "tiny", "--cases", "1x8")
+    assert result.returncode == 3 and result.stdout == ""
+
+
+def test_rows_name_the_commit_and_whether_the_code_differs(tmp_path):
+    def git(*words):
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words],
+                       check=True, capture_output=True)
+    assert record.commit_of(tmp_path) is None
+    git("init")
+    for name in ("code", "evidence/bench.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    git("add", ".")
+    git("commit", "-m", "first")
+    clean = record.commit_of(tmp_path)
+    assert len(clean) == 10
+    (tmp_path / "evidence/bench.csv").write_text("2")
+    assert record.commit_of(tmp_path) == clean
+    (tmp_path / "code").write_text("2")
+    assert record.commit_of(tmp_path) == clean + "+"
+
+
+# ---------------------------------------------------------------- tables
+
+def test_tables_are_made_from_the_record(tmp_path):
+    kept = record.Record(tmp_path / "bench.csv", "abc")
+    for case, ratio in (("o/fwd/2048", 2), ("o/dgrad/2048", 8), ("o/fwd/16384", 1)):
+        kept.add(row(case, [700.0 * ratio], cuBLAS=[700.0]))
+    kept.add(Row("step", "4x512", "tokens/s", "a GPU", [100_000.0], {"torch": [50_000.0]}))
+    kept.add(Row("step", "4x512/memory", "GiB", "a GPU", [5.0]))
+    done = subprocess.run([sys.executable, ROOT / "tools/bench_table.py", tmp_path / "bench.csv"],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("### ") == 3
+    assert "### gemm 2048 on a GPU" in done.stdout
+    assert "Geometric mean of 2 ratios 4.000, lowest 2.000." in done.stdout
+    assert "| 4x512 | 100,000 tokens/s | 0.0 % | torch | 50,000 | 2 | abc |" in done.stdout
+    missing = subprocess.run([sys.executable, ROOT / "tools/bench_table.py", tmp_path / "no.csv"],
+                             capture_output=True, text=True)
+    assert missing.returncode == 3 and missing.stderr.startswith("error: ")
+
+
+# ---------------------------------------------------------------- steps on the CPU
+
+def test_a_step_bench_reports_speed_memory_and_start(tmp_path):
+    path = tmp_path / "bench.csv"
+    result = aprnb_here("bench", "step", "--cases", "1x8,2x4", "--preset", "tiny", "--device",
+                        "cpu", "--rounds", 2, "--json", "--record", path, "--commit", "abc")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["schema"] == "aprnb-bench-v1" and report["device"] == "cpu"
+    assert [r["case"] for r in report["rows"]] == [
+        f"{size}/tiny{about}" for size in ("1x8", "2x4") for about in ("", "/memory", "/start")]
+    speed, memory, start = report["rows"][:3]
+    assert len(speed["ours"]["rounds"]) == 2 and speed["ours"]["median"] > 0
+    assert speed["sides"]["ours"]["loss"] == pytest.approx(math.log(4096), rel=0.2)
+    assert 0.01 < memory["ours"]["median"] < 4 and 0 < start["ours"]["median"] < 60
+    assert [r["unit"] for r in rows_of(path)[:3]] == ["tokens/s", "GiB", "s"]
+
+
+@pytest.mark.parametrize("arguments, code, words", [
+    (["step", "--preset", "huge"], 2, "qwen2.5-0.5b"),
+    (["step", "--cases", "0x4"], 2, "16x1024, 4x512"),
+    (["gemm", "--cases", "nothing"], 2, "qkv/fwd/16384"),
+    (["gemm", "--device", "cpu"], 2, "--device cpu"),
+    (["step", "--against", "torch", "--torch-python", "/nowhere/python"], 3, "/nowhere/python"),
+    (["step", "--cases", "1x5000", "--preset", "tiny", "--device", "cpu"], 6, "1024 positions"),
+    pytest.param(["step", "--against", "eager"], 9, "torch and transformers",
+                 marks=pytest.mark.skipif(has_torch, reason="torch is installed")),
+])
+def test_what_cannot_be_measured_is_said_at_once(arguments, code, words):
+    result = aprnb_here("bench", *arguments)
+    assert result.returncode == code and words in result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+
+
+def test_a_worker_that_ends_is_an_error_and_leaves_no_process():
+    settings = {"device": "cpu", "precision": "fp32", "preset": "no such preset"}
+    with pytest.raises(AprnbError, match="ours ended with exit code 1"):
+        with started("ours", "step_ours", settings) as worker:
+            worker.answer()
+    assert worker.process.returncode == 1
+
+
+# ---------------------------------------------------------------- on a GPU
+
+@pytest.mark.gpu
+def test_a_graph_of_many_launches_takes_many_times_as_long():
+    from aprnb.bench.gpu import GpuBench, open_gpu
+    from aprnb.kernels.cuda import copy_in
+    bench = GpuBench(open_gpu("cuda", "auto"), None, rounds=3)
+    target, source = (bench.arrays.normal((1 << 26,)) for _ in range(2))
+    once = bench.ours(lambda: copy_in(target, source, bench.stream))
+    twice = bench.ours(lambda: [copy_in(target, source, bench.stream) for _ in range(2)], 2)
+    a, b = (timing.median(rates) for rates in bench.rates([once, twice], 2 * target.nbytes))
+    assert 0.9 < a / b < 1.1 and 100 < a < 10_000  # GB/s
+
+
+@pytest.mark.gpu
+def test_arrays_hold_what_their_description_says():
+    from aprnb.bench.gpu import PATTERN, Arrays, open_gpu
+    backend = open_gpu("cuda", "auto")
+    arrays = Arrays(backend.device)
+    wide = backend.download(arrays.normal((2, PATTERN))).astype(np.float32)
+    assert abs(wide.mean()) < 0.01 and abs(wide.std() - 1) < 0.01
+    ids = backend.download(arrays.make(cases.Array((5,), cases.INT, fill="ids", below=9)))
+    assert len(set(ids)) == 5 and max(ids) < 9
+    assert (backend.download(arrays.make(cases.Array((3,), F32, fill=0.5))) == 0.5).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("arguments", [
+    ["gemm", "--cases", "o/*/2048"], ["attention", "--cases", "*/64/4x512"],
+    ["memory", "--cases", "*norm*/2048,rope*/2048,cross_entropy/2048"]])
+def test_a_bench_runs(arguments):
+    result = aprnb_here("bench", *arguments, "--rounds", 2, "--json")
+    assert result.returncode == 0, result.stderr
+    assert all(r["ours"]["median"] > 0 for r in json.loads(result.stdout)["rows"])
