@@ -24,7 +24,7 @@ def open_side(settings):
 
     def finish():
         backend.synchronize()
-        return last[0]
+        return float(last[0])
 
     def state():
         return {"memory_peak": backend.memory_peak(), "device": device_name(backend),
