@@ -5,6 +5,7 @@ from .emit import I32, I64, f32, i32, intrinsic, none, ptx, signature, statement
 ex2 = ptx("ex2.approx.ftz.f32 $0, $1;", f32, f32, effect=False, memory=False)  # 2 ** a
 lg2 = ptx("lg2.approx.ftz.f32 $0, $1;", f32, f32, effect=False, memory=False)  # log2 a
 rcp = ptx("rcp.approx.ftz.f32 $0, $1;", f32, f32, effect=False, memory=False)  # 1 / a
+sqrt = ptx("sqrt.approx.ftz.f32 $0, $1;", f32, f32, effect=False, memory=False)
 rsqrt = ptx("rsqrt.approx.ftz.f32 $0, $1;", f32, f32, effect=False, memory=False)
 fma = ptx("fma.rn.f32 $0, $1, $2, $3;", f32, f32, f32, f32, effect=False, memory=False)
 # of non-negative numbers; the compiler's // tests for zero and may divide in 64 bits, by a call

@@ -4,7 +4,7 @@ Addresses are global (u64) and multiples of 16. The streaming forms tell the cac
 will not be read again soon.
 """
 from .emit import (F32, I32, VOID, constant, f32, intrinsic, none, pack, signature, statement,
-                   structure, types, u64, unpack)
+                   structure, types, u32, u64, unpack)
 from .tiles import bfloat16_pair, high_half, low_half, multiply_add
 
 FOUR, EIGHT = types.UniTuple(f32, 4), types.UniTuple(f32, 8)
@@ -61,8 +61,32 @@ def make_store(hint=""):
     return store_bf16x8, store_f32x4
 
 
+def make_store_bf16x4(hint=""):
+    """store_bf16x4: four floats, rounded to nearest even, to 8 bytes beside 16 of float32."""
+    @intrinsic
+    def store_bf16x4(typingctx, address, values):
+        def generate(context, builder, sig, args):
+            v = unpack(builder, args[1], 4)
+            words = [bfloat16_pair(builder, v[2 * i], v[2 * i + 1]) for i in range(2)]
+            statement(builder, VOID, [args[0], *words],
+                      f"st.global{hint}.v2.b32 [$0], {{$1, $2}};", "l,r,r,~{memory}")
+            return context.get_dummy_value()
+        return signature(none, u64, FOUR), generate
+    return store_bf16x4
+
+
 load_bf16x8, load_f32x4 = make_load()
 store_bf16x8, store_f32x4 = make_store()
+
+
+@intrinsic
+def load_shared_f32x4(typingctx, address):
+    """Four floats from shared memory (u32)."""
+    def generate(context, builder, sig, args):
+        out = statement(builder, structure(F32, 4), [args[0]],
+                        "ld.shared.v4.f32 {$0, $1, $2, $3}, [$4];", "=f,=f,=f,=f,r,~{memory}")
+        return pack(builder, unpack(builder, out, 4))
+    return signature(FOUR, u32), generate
 
 
 @intrinsic
