@@ -35,7 +35,7 @@ from ..ptx.wgmma import make_accumulator
 
 WARP = 64  # rows and columns of a warp's part of the tile
 FLOATS = WARP * WARP // 32  # of an accumulator
-ALIGNMENT = 128  # bytes: the swizzles exchange places inside 128 bytes
+ALIGNMENT = 256  # bytes: inside them the swizzles exchange places
 STAGED = 32 * WARP * 4  # bytes of shared memory in which a warp turns its results round
 MN_MAJOR = {"nt": (False, False), "nn": (False, True), "tn": (True, True)}  # A, B
 
@@ -70,7 +70,7 @@ def make_matmul(layout, epilogue, f32, rows, columns, depth, stages, blocks):
         t = np.int32(cuda.threadIdx.x)
         lane, warp = t & 31, t >> 5
         warp_m, warp_n = WARP * (warp % warps_m), WARP * (warp // warps_m)
-        base = np.uint32((shared_address(cuda.shared.array(0, np.uint8)) + 127) & 0xFFFFFF80)
+        base = np.uint32((shared_address(cuda.shared.array(0, np.uint8)) + 255) & 0xFFFFFF00)
         m0, n0, cut, part, k0, k1, steps = item(cuda.blockIdx.x, M, N, K, group, whole, parts)
         a_at, a_to, a_stride, a_step, a_fixed, a_left = begin_a(t, a, a_pitch, m0, M, k0, k1)
         b_at, b_to, b_stride, b_step, b_fixed, b_left = begin_b(t, b, b_pitch, n0, N, k0, k1)
