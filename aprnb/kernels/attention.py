@@ -253,7 +253,7 @@ def attention_forward(o, lse, qkv, stream):
     Errors:  ShapeError if the heads do not group or D exceeds 128.
     """
     B, T, H, D = o.shape
-    KVH = _key_heads("attention_forward", o, qkv)
+    KVH = key_heads("attention_forward", o, qkv)
     expect("attention_forward", lse=(lse, (B, H, T)), qkv=(qkv, (B, T, H + 2 * KVH, D)))
     form, forward, _, _ = _kernels("attention_forward", D)
     forward[(ceil_div(T, form.tile), H, B), (SIDE, SIDE), stream](
@@ -267,7 +267,7 @@ def attention_backward(dqkv, delta, do, qkv, o, lse, stream):
     Errors:  ShapeError if the heads do not group or D exceeds 128.
     """
     B, T, H, D = o.shape
-    KVH = _key_heads("attention_backward", o, qkv)
+    KVH = key_heads("attention_backward", o, qkv)
     packed, rows = (B, T, H + 2 * KVH, D), (B, H, T)
     expect("attention_backward", dqkv=(dqkv, packed), delta=(delta, rows), do=(do, o.shape),
            qkv=(qkv, packed), lse=(lse, rows))
@@ -278,7 +278,8 @@ def attention_backward(dqkv, delta, do, qkv, o, lse, stream):
     key_gradient[(tiles, KVH, B), block, stream](dqkv, delta, do, qkv, lse, scale)
 
 
-def _key_heads(op, o, qkv):
+def key_heads(op, o, qkv):
+    """KVH of packed heads.  Errors: ShapeError if they do not group."""
     H, pairs = o.shape[2], qkv.shape[2] - o.shape[2]
     if pairs < 2 or pairs % 2 or H % (pairs // 2):
         raise ShapeError(f"{op}: {qkv.shape[2]} packed heads do not hold {H} query heads and twice "

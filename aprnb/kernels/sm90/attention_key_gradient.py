@@ -12,9 +12,9 @@ lse and delta, one value a column, come with each tile through a bulk copy; +inf
 zero there. See attention_query_gradient.py for the frame and for why nothing is atomic.
 
 With two accumulators (dV, dK) in flight over the loop's back edge while the others are redefined,
-ptxas would wait after every single product (warning C7515). So a block issues one batch of 16, waits
-for all of it, and leaves the overlap to the other warpgroup: they take turns, 4 to 7 % (the one
-whose first block is left of the diagonal takes an empty turn).
+ptxas would wait after every single product (warning C7515). A block thus issues one batch of 16,
+waits for all of it, and leaves the overlap to the other warpgroup: they take turns, 4 to 7 % (the
+one whose first block is left of the diagonal takes an empty turn).
 
 Every thread arrives when it has read a slot, not one for its warpgroup: compute-sanitizer follows
 only that, and it costs 1.3 % at most.

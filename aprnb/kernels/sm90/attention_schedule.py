@@ -1,8 +1,8 @@
 """Who works on what: tiles dealt to persistent blocks, rings of shared-memory slots, walks.
 
-Tiles of a causal triangle are of unequal length. They are numbered from the longest to the shortest
-and dealt to the blocks there and back (0 1 2 .. 2 1 0 0 1 2 ..), so that a schedule fixed in advance
-gives every block about the same work: 97 % of an even share at 16 x 1024.
+Tiles of a causal triangle are of unequal length. They are numbered from the longest to the
+shortest and dealt to the blocks there and back (0 1 2 .. 2 1 0 0 1 2 ..), so that a schedule fixed
+in advance gives every block about the same work: 97 % of an even share at 16 x 1024.
 """
 import math
 
