@@ -24,7 +24,7 @@ from .attention_tiles import FORMS, SIDE, THREADS, tile_functions
 from .block import threads_for
 from .cast import narrow, widen
 from .cuda import ALIGNMENT, cuda, float32, kernel
-from .shapes import ceil_div, expect
+from .shapes import ceil_div, expect, key_heads
 
 
 def _make_forward_kernel(form):
@@ -276,15 +276,6 @@ def attention_backward(dqkv, delta, do, qkv, o, lse, stream):
     delta_kernel[(T, B), threads_for(H), stream](delta, do, o)
     query_gradient[(tiles, H, B), block, stream](dqkv, delta, do, qkv, lse, scale)
     key_gradient[(tiles, KVH, B), block, stream](dqkv, delta, do, qkv, lse, scale)
-
-
-def key_heads(op, o, qkv):
-    """KVH of packed heads.  Errors: ShapeError if they do not group."""
-    H, pairs = o.shape[2], qkv.shape[2] - o.shape[2]
-    if pairs < 2 or pairs % 2 or H % (pairs // 2):
-        raise ShapeError(f"{op}: {qkv.shape[2]} packed heads do not hold {H} query heads and twice "
-                         f"a number of key heads that divides {H}")
-    return pairs // 2
 
 
 def _kernels(op, D):

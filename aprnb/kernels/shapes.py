@@ -16,3 +16,15 @@ def expect(op, **arrays):
 def ceil_div(n, step):
     """Number of steps that cover n."""
     return -(-n // step)
+
+
+def key_heads(op, o, qkv):
+    """KVH of heads packed as queries, keys, values: qkv (B, T, H + 2 KVH, D) for o (B, T, H, D).
+
+    Errors: ShapeError if the heads do not group.
+    """
+    H, pairs = o.shape[2], qkv.shape[2] - o.shape[2]
+    if pairs < 2 or pairs % 2 or H % (pairs // 2):
+        raise ShapeError(f"{op}: {qkv.shape[2]} packed heads do not hold {H} query heads and twice "
+                         f"a number of key heads that divides {H}")
+    return pairs // 2

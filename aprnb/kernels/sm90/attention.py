@@ -7,9 +7,8 @@ rounded to bfloat16 before they are multiplied; maxima, sums and exponentials ar
 """
 import numpy as np
 
-from ..attention import key_heads
 from ..launch import address, multiprocessors
-from ..shapes import ceil_div, expect
+from ..shapes import ceil_div, expect, key_heads
 from ..tensor_maps import tensor_map
 from ..workspace import workspace
 from .attention_delta import DELTA, POSITIONS
