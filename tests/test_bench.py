@@ -281,6 +281,14 @@ def test_a_step_bench_reports_speed_memory_and_start(tmp_path):
     assert [r["unit"] for r in rows_of(path)[:3]] == ["tokens/s", "GiB", "s"]
 
 
+def test_a_case_names_what_is_not_as_usual():
+    from aprnb.bench.step import STANDARD, _departures
+    usual = {"preset": STANDARD, "precision": "bf16", "device": "cuda:1", "recompute": "none"}
+    assert list(_departures(usual)) == []
+    changed = usual | {"preset": "tiny", "precision": "fp32", "recompute": "ffn"}
+    assert list(_departures(changed)) == ["tiny", "fp32", "recompute-ffn"]
+
+
 @pytest.mark.parametrize("arguments, code, words", [
     (["step", "--preset", "huge"], 2, "qwen2.5-0.5b"),
     (["step", "--cases", "0x4"], 2, "16x1024, 4x512"),

@@ -21,7 +21,7 @@ WARM_UP = 4  # steps: what records graphs or compiles again has done so by then
 TURN_S = 1.0
 
 
-def measure(patterns, rounds, against, device, precision, preset, python):
+def measure(patterns, rounds, against, device, precision, preset, recompute, python):
     """Iterator of Rows: for every size tokens/s, memory and start.
 
     patterns: comma-separated sizes such as 16x1024, or globs of STEP_CASES
@@ -37,7 +37,8 @@ def measure(patterns, rounds, against, device, precision, preset, python):
         precision = usual_precision(device)
     if against != "none":
         _require_torch(python)
-    settings = {"device": device, "precision": precision, "preset": preset, "against": against}
+    settings = {"device": device, "precision": precision, "preset": preset,
+                "recompute": recompute, "against": against}
     return (row for size in sizes for row in _rows(size, settings, rounds, python))
 
 
@@ -74,6 +75,8 @@ def _departures(settings):
         yield settings["preset"]
     if settings["precision"] != usual_precision(settings["device"]):
         yield settings["precision"]
+    if settings["recompute"] != "none":
+        yield f"recompute-{settings['recompute']}"
 
 
 def usual_precision(device):

@@ -15,7 +15,7 @@ def open_side(settings):
     backend = open_backend(settings["device"], settings["precision"])
     model = Model.random(PRESETS[settings["preset"]], backend, seed=0)
     B, T = settings["batch"], settings["length"]
-    trainer = Trainer(model, B, None, T, OptimiserSettings(grad_clip=1.0))
+    trainer = Trainer(model, B, None, T, OptimiserSettings(grad_clip=1.0), settings["recompute"])
     pairs, last = cycle(batches(model.config.vocab_size, B, T)), [None]
 
     def step():

@@ -89,18 +89,21 @@ def memory(kernels, device, cases, rounds, **output):
               help="transformers with fused AdamW and autocast: torch.compile, or eager.")
 @click.option("--preset", default="qwen2.5-0.5b", show_default=True, metavar="NAME",
               help="Shape of the model; its weights are random.")
+@click.option("--recompute", default="none", show_default=True,
+              type=click.Choice(["none", "ffn", "block"]),
+              help="What our backward pass computes anew, to save memory.")
 @click.option("--torch-python", default=sys.executable, metavar="FILE",
               help="Interpreter that has torch and transformers  [default: this one].")
 @click.option("--device", default="cuda", show_default=True, metavar="NAME",
               help="cpu, cuda or cuda:N.")
 @precision()
 @reports
-def step(against, preset, torch_python, device, precision, cases, rounds, **output):
+def step(against, preset, recompute, torch_python, device, precision, cases, rounds, **output):
     """Training steps in tokens/s, peak memory and seconds to the first step; sizes such as 8x2048
     (sequences x tokens) may be given as --cases."""
     from ..bench.step import measure
     publish("step", output, lambda: measure(cases, rounds, against, device, precision, preset,
-                                            torch_python))
+                                            recompute, torch_python))
 
 
 def publish(name, output, measure):
