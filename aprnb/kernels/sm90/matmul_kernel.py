@@ -56,8 +56,8 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
     """The kernel of one variant, with its `geometry` as attribute `g`.
 
     layout "nt" | "nn" | "tn" (float32 result) | "nt_f32" as in kernels/matmul.py; columns:
-    multiple of 16 up to 256; epilogue "plain" | "bias" | "add"; cluster: blocks that share B by multicast;
-    parts: pieces along K of a tile of the last, incomplete wave.
+    multiple of 16 up to 256; epilogue "plain" | "bias" | "add"; cluster: blocks that share B by
+    multicast; parts: pieces along K of a tile of the last, incomplete wave.
     Kernel arguments: maps of A, B and C (unused when float32), addresses of C and of the bias,
     M, N, K, bytes between rows of C, tiles of M in a raster group, scratch, counters.
     """
