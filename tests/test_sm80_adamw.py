@@ -5,7 +5,6 @@ import pytest
 from judge import blank, judge, normal
 from tolerance import BF16, F32
 
-pytestmark = pytest.mark.gpu
 BETA1, BETA2, EPS, DECAY = 0.9, 0.95, 1e-8, 0.1
 VECTORS_OF_A_BLOCK = 2048  # of 4 elements
 
@@ -22,6 +21,7 @@ def arguments(n, dtype, decayed, t=7):
             "eps": EPS, "decay": DECAY, "decayed": decayed}
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("n", [4, 4 * VECTORS_OF_A_BLOCK, 4 * VECTORS_OF_A_BLOCK + 4, 1_000_004])
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=["master-alone", "working-copy"])
 @pytest.mark.parametrize("share", [0, 0.5, 1], ids=["none", "half", "all"])
@@ -31,6 +31,7 @@ def test_update(n, dtype, share):
           ("w", "m", "v") if dtype == F32 else ("w", "work", "m", "v"), room="sm80")
 
 
+@pytest.mark.gpu
 def test_parameters_without_gradient_only_decay():
     """Moments and gradients of zero, as in embedding rows of unseen tokens: eps keeps 0 / 0 away."""
     given = arguments(4096, BF16, 2048)

@@ -1,0 +1,48 @@
+"""Sums of squares and clip factor with 16-byte accesses against the oracle."""
+import numpy as np
+import pytest
+
+from judge import blank, judge, normal
+from tolerance import BF16, F32
+
+# (parts, elements): parts that start between vectors, shorter than a vector, empty; one part that
+# is cut into many pieces; what training has
+SIZES = [(1, 1), (3, 7), (4, 9), (5, 8), (3, 1000), (1, 1_000_003), (7, 2_000_002),
+         (1024, 3_000_017), (1024, 8_000_000)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("parts, n", SIZES)
+def test_sum_of_squares(parts, n):
+    judge("reduce", "sum_of_squares", {"partials": blank(parts, F32), "x": normal(0, n, F32)},
+          ("partials",), room="sm80")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("parts, n", [(4, 4099), (1, 300_001)])
+def test_every_element_counts_once(parts, n):
+    """Powers of two in turn, one element after the other: the sum shows which were read."""
+    x = np.zeros(n, F32)
+    for i in [*range(0, 12), *range(n // 2 - 6, n // 2 + 6), *range(n - 12, n)]:
+        x[:] = 0
+        x[i] = 3
+        got = judge("reduce", "sum_of_squares", {"partials": blank(parts, F32), "x": x},
+                    ("partials",), room="sm80")
+        assert got["partials"].sum() == 9 and got["partials"][i // -(-n // parts)] == 9
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("max_norm", [0.0, 0.5, 1e6])
+def test_clip_factor(max_norm):
+    partials = np.abs(normal(0, 1024, F32)) + F32.type(1)
+    judge("reduce", "clip_factor", {"norm": blank(1, F32), "clip": blank(1, F32),
+                                    "partials": partials, "max_norm": max_norm},
+          ("norm", "clip"), room="sm80")
+
+
+def test_misfits_are_named():
+    from aprnb.kernels.sm80.reduce import misfit
+    f32, bf16 = blank((4, 12), F32), blank((4, 12), BF16)
+    assert misfit(f32[0], f32[0]) is None and misfit(f32[0], f32[0], f32[0], 1.0) is None
+    assert "bfloat16" in misfit(f32[0], bf16[0])
+    assert "16 bytes" in misfit(f32[0], bf16, False) and "float32" in misfit(f32[0], f32, False)
