@@ -80,6 +80,17 @@ store_bf16x8, store_f32x4 = make_store()
 
 
 @intrinsic
+def load_bf16x4(typingctx, address):
+    """Four bfloat16 from 8 bytes, widened."""
+    def generate(context, builder, sig, args):
+        out = statement(builder, structure(I32, 2), [args[0]],
+                        "ld.global.v2.b32 {$0, $1}, [$2];", "=r,=r,l,~{memory}")
+        return pack(builder, [half(builder, w) for w in unpack(builder, out, 2)
+                              for half in (low_half, high_half)])
+    return signature(FOUR, u64), generate
+
+
+@intrinsic
 def load_shared_f32x4(typingctx, address):
     """Four floats from shared memory (u32)."""
     def generate(context, builder, sig, args):
