@@ -1,15 +1,20 @@
 """Every kernel, for every type it is used with, to machine code: no GPU and no driver needed.
 
 Kernel -> LTO-IR (numba-cuda) -> linked with -lto by nvJitLink, once to a cubin with a report of
-registers and spills, once to PTX, which is read for double-precision instructions. A missing
-compiler fails: the `test` extra brings it.
+registers and spills, once to PTX, which is read for double-precision instructions. Where products
+are meant, the machine code must hold them, with no local memory in the loop around them. A missing
+compiler or disassembler fails: the `test` extra brings both.
 """
+import inspect
 import os
+import re
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+
+from sass import instructions, loops
 
 pytestmark = pytest.mark.ptx
 SHARED_LIMIT = 48 * 1024  # bytes a block may declare without asking the driver for more
@@ -66,6 +71,21 @@ def test_kernel(case, compiled):
     assert cubin.registers <= entry.registers, (
         f"{cubin.registers} registers, budget {entry.registers}")
     assert cubin.shared <= SHARED_LIMIT
+    product = product_instruction(entry)
+    if product:
+        inner = loops(instructions(cubin.code), product)
+        assert inner, f"no {product} in the code"
+        for loop in inner:
+            local = [line for line in loop if re.search(r"\b(LDL|STL)\b", line)]
+            assert not local, f"local memory between the products: {local[:3]}"
+
+
+def product_instruction(entry):
+    """The tensor-core instruction that a kernel's file asks for, or None."""
+    source = Path(inspect.getsourcefile(entry.function)).read_text()
+    if "make_product" not in source:
+        return None
+    return r"\bHGMMA\b" if "ptx.wgmma" in source else r"\bHMMA\b"
 
 
 def test_no_kernel_bypasses_the_catalogue():

@@ -61,8 +61,9 @@ def kernel(*signatures, registers, threads, blocks=1, name=None, shared=0, clust
     def decorate(function):
         expanded = tuple(s.replace("s", storage) for s in signatures
                          for storage in ("fh" if "s" in s else "-"))
-        entry = Entry(name or function.__name__, function, expanded, registers, (threads, blocks),
-                      shared, cluster, architectures, overlap, spills)
+        room = function.__module__.split(".")[2:-1]  # kernels of a room carry its name in front
+        entry = Entry("_".join([*room, name or function.__name__]), function, expanded, registers,
+                      (threads, blocks), shared, cluster, architectures, overlap, spills)
         catalogue.append(entry)
         if SIMULATOR:
             return cuda.jit(function)

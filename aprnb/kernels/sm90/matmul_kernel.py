@@ -77,7 +77,7 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
     @kernel("p p p p p i i i n i p p", registers=168, threads=THREADS, shared=g.shared,
             cluster=cluster, architectures=("sm_90a",), overlap=True,
             spills=_spills(epilogue, cluster, parts),
-            name=f"matmul_sm90_{layout}_{epilogue}_{columns}_c{cluster}_p{parts}")
+            name=f"matmul_{layout}_{epilogue}_{columns}_c{cluster}_p{parts}")
     def matmul_kernel(a_map, b_map, c_map, c, bias, M, N, K, pitch, group, scratch, counters):
         tid = cuda.threadIdx.x
         base = (shared_address(cuda.shared.array(0, np.uint8)) + 1023) & 0xFFFFFC00
