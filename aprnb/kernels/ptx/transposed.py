@@ -1,16 +1,13 @@
 """Packed accumulators that go to global memory and come back transposed, as A operands.
 
-An accumulator of 64 x 64 (rows r, columns t, see wgmma.py) packed to bfloat16 pairs is put as one
-run of 8192 bytes, and a later kernel gets from it the A operand whose rows are t and whose k is r.
-Nothing is exchanged between lanes: a lane's eight pairs of a row are two runs of 16 bytes, and
-`ldmatrix.trans` turns such runs.
+An accumulator of 64 x 64 (rows r, columns t, see wgmma.py), packed to bfloat16 pairs, is put as a
+tile of 8192 bytes: blocks of 8 x 8, row after row in a block, 128 bytes each,
 
-    place    2048 w + 512 (2 half + g) + 16 (4 i + (c ^ i/2)) + 4 j + 2 e
-    holds    row 16 w + 8 half + i, column 32 g + 8 j + 2 c + e        i < 8, c < 4, j < 4, e < 2
+    place of (r, t) in bytes:  1024 (r / 8) + 128 (t / 8) + 16 (r % 8) + 2 (t % 8)
 
-The XOR spreads the eight runs that one matrix of ldmatrix takes over all banks. The operand's rows
-come in the order of the runs: row 32 g + 8 c + 2 j + e of a product is column 32 g + 8 j + 2 c + e
-of what was put (`row_of`, its own inverse).
+so that one pair of all lanes fills a block. A later kernel gets from the tile, in shared memory,
+the A operand whose rows are t and whose k is r: `ldmatrix.trans` turns the blocks, without bank
+conflicts.
 """
 from ..cuda import device
 from .emit import (I32, VOID, intrinsic, none, pack, signature, statement, structure, types, u32,
@@ -22,36 +19,24 @@ PAIRS = types.UniTuple(u32, 16)
 
 @device
 def put_place(t):
-    """Bytes from the start of a tile to what thread t of the warpgroup puts first."""
-    lane = t & 31
-    return (t >> 5) * 2048 + (lane >> 2) * 64 + (((lane & 3) ^ (lane >> 3)) << 4)
+    """Bytes from the start of a tile to the first pair of thread t of the warpgroup."""
+    return (t >> 5) * 2048 + (t & 31) * 4
 
 
 @device
 def get_place(t):
-    """Bytes from the start of a tile to the run whose address thread t gives to ldmatrix."""
-    lane = t & 31
-    i, c, half = lane & 7, ((t >> 5) & 1) * 2 + ((lane >> 3) & 1), lane >> 4
-    return (2 * half + (t >> 6)) * 512 + i * 64 + ((c ^ (i >> 1)) << 4)
-
-
-@device
-def row_of(m):
-    """The row of the result that row m of the product belongs to."""
-    return (m & 0x21) | ((m & 6) << 2) | ((m & 0x18) >> 2)
+    """Bytes from the start of a tile to the row whose address thread t gives to ldmatrix."""
+    return (t >> 5) * 256 + ((t >> 4) & 1) * 1024 + (t & 15) * 16
 
 
 @intrinsic
 def put(typingctx, pairs, address):
     """Store a lane's 16 pairs; address (u64): the tile's plus put_place."""
     def generate(context, builder, sig, args):
-        pairs = unpack(builder, args[0], 16)
-        for half in range(2):
-            for g in range(2):
-                run = [pairs[2 * (4 * g + j) + half] for j in range(4)]
-                statement(builder, VOID, [args[1], *run],
-                          f"st.global.v4.b32 [$0+{512 * (2 * half + g)}], {{$1, $2, $3, $4}};",
-                          "l,r,r,r,r,~{memory}")
+        for i, pair in enumerate(unpack(builder, args[0], 16)):
+            at = 128 * (i // 2) + 1024 * (i % 2)  # two neighbours are 8 rows apart
+            statement(builder, VOID, [args[1], pair], f"st.global.b32 [$0+{at}], $1;",
+                      "l,r,~{memory}")
         return context.get_dummy_value()
     return signature(none, PAIRS, u64), generate
 
