@@ -113,3 +113,14 @@ def test_what_does_not_fit(D, dtype, backward, reason):
     o, qkv, lse = np.empty((1, 2, 2, D), dtype), np.empty((1, 2, 4, D), dtype), np.empty(2, F32)
     said = misfit(qkv, lse, o, qkv, o, lse) if backward else misfit(o, lse, qkv)
     assert said is None if reason is None else reason in said
+
+
+@pytest.mark.ptx
+def test_query_heads_are_cut_where_items_are_few():
+    """4 x 512 has 32 key tiles for 132 multiprocessors, 16 x 1024 has 256."""
+    from aprnb.kernels.sm90.attention_parts import choose_parts, longest_us
+    assert choose_parts(4, 512, 14, 2, 64, 132) == 7
+    assert choose_parts(16, 1024, 14, 2, 64, 132) == 1
+    # two query blocks for each head, parts of 2 and 1 heads; two key tiles of 4 and 2 blocks
+    assert longest_us(1, 128, 3, 1, 2, 2) == 1.5 + 2 * 2
+    assert longest_us(1, 256, 1, 1, 1, 1) == 2 * 1.5 + 4 + 2

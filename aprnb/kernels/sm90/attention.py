@@ -14,6 +14,7 @@ from ..workspace import workspace
 from .attention_delta import DELTA, POSITIONS
 from .attention_forward import FORWARD
 from .attention_key_gradient import key_gradient_kernel
+from .attention_parts import choose_parts, parts_scratch, sum_parts
 from .attention_query_gradient import query_gradient_kernel
 from .attention_schedule import LOG2_E, ROWS, THREADS
 
@@ -82,16 +83,24 @@ def _gradients_64(dqkv, delta, lse2, do, qkv, stream):
         _heads(qkv, 0, H, ROWS), _heads(do, 0, H, ROWS), _heads(qkv, H, KVH, ROWS),
         _heads(qkv, H + KVH, KVH, ROWS), _heads(dqkv, 0, H, 64), lse2, delta,
         *map(np.int32, (B, T, tiles * ROWS, H, G)), c, scale)
-    key_gradient_kernel[min(multiprocessors(), tiles * KVH * B), THREADS, stream](
+    parts = choose_parts(B, T, H, KVH, D, multiprocessors())
+    columns, pitch = 2 * KVH * D, qkv.shape[2] * D * WIDE
+    sums = parts_scratch(parts, B * T, columns, stream)
+    key_gradient_kernel[min(multiprocessors(), tiles * KVH * B * parts), THREADS, stream](
         _heads(qkv, 0, H, 64), _heads(do, 0, H, 64), _heads(dqkv, H, KVH, 64),
-        _heads(dqkv, H + KVH, KVH, 64), address(qkv) + H * D * WIDE,
-        address(qkv) + (H + KVH) * D * WIDE, np.int64(qkv.shape[2] * D * WIDE), lse2, delta,
-        *map(np.int32, (B, T, tiles * ROWS, KVH, G)), c, scale)
+        _heads(dqkv, H + KVH, KVH, 64), _first(qkv, H), _first(qkv, H + KVH), np.int64(pitch),
+        lse2, delta, sums, *map(np.int32, (B, T, tiles * ROWS, KVH, G, parts)), c, scale)
+    sum_parts(_first(dqkv, H), pitch, sums, parts, B * T, columns, stream)
+
+
+def _first(packed, head):
+    """Address of a head at the first position of (B, T, all heads, D)."""
+    return address(packed) + head * packed.shape[3] * WIDE
 
 
 def _heads(packed, first, heads, rows):
     """Tensor map of some neighbouring heads of (B, T, all heads, D), boxes of 64 x rows."""
     B, T, every, D = packed.shape
     pitch = every * D * WIDE
-    return tensor_map(address(packed) + first * D * WIDE, (heads * D, T, B), (pitch, T * pitch),
+    return tensor_map(_first(packed, first), (heads * D, T, B), (pitch, T * pitch),
                       (64, rows, 1))

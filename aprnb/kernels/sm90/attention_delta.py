@@ -32,7 +32,7 @@ def make_delta(D):
     together = 32 // lanes  # heads that a warp works on at a time
 
     @kernel("p p p p p p i i i", registers=32, threads=256, blocks=8, architectures=("sm_90a",),
-            name=f"attention_delta_sm90_{D}")
+            name=f"attention_delta_{D}")
     def delta_kernel(delta, padded_delta, padded_lse, o, do, lse, T, Tp, H):
         found = cuda.shared.array((HEADS, POSITIONS), float32)
         tid = np.int32(cuda.threadIdx.x)

@@ -89,7 +89,7 @@ def make_forward(D, slots):
 
     @kernel("p p p p p i i i i f", registers=168, threads=THREADS,
             shared=q_full + BARRIERS + ALIGNED, architectures=("sm_90a",),
-            name=f"attention_forward_sm90_{D}")
+            name=f"attention_forward_{D}")
     def attention_forward_kernel(q_map, k_map, v_map, o_map, lse, B, T, H, G, c):
         tid = cuda.threadIdx.x
         base = (shared_address(cuda.shared.array(0, np.uint8)) + 1023) & 0xFFFFFC00

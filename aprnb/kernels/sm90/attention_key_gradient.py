@@ -3,8 +3,9 @@
     p[t,u]  = 2 ** (c s[t,u] - lse2[t])                 dv[u] = sum_t p[t,u] do[t]
     ds[t,u] = p[t,u] * (do[t] . v[u] - delta[t])        dk[u] = sum_t ds[t,u] q[t] / sqrt(D)
 
-A block owns 128 keys of one key head, a warpgroup 64 of them, and walks over the group's query
-heads and their query blocks of 64: the sums over the group cost nothing. Everything is transposed
+An item is 128 keys of one key head, a warpgroup owns 64 of them and walks over the group's query
+heads and their query blocks of 64: the sums over the group cost nothing. Where items are few, each
+has only a part of the heads (attention_parts.py). Everything is transposed
 (rows are keys): K and V are A operands that stay in registers for the whole item, P^T and dS^T are
 A operands straight from the accumulators, and Q and dO tiles serve both as K-major B (S^T, dP^T)
 and as MN-major B (dK, dV) from the same shared memory. Nothing is written back to shared memory.
@@ -28,7 +29,7 @@ from ..cuda import cuda, device, kernel
 from ..ptx import barrier as bar
 from ..ptx import tma
 from ..ptx.scalar import quotient, shared_address, uniform
-from ..ptx.tiles import make_columns, make_rows, make_stage
+from ..ptx.tiles import make_columns, make_rows, make_stage, make_store
 from ..ptx.wgmma import make_accumulator, make_operand, make_product, mn_major
 from .attention_schedule import (ALIGNED, BARRIERS, ROWS, THREADS, dealt, make_ring, open_ring,
                                  rounds_of)
@@ -48,7 +49,7 @@ advance = make_ring(SLOTS)
 product_t = make_product(64, a_registers=True, fresh=True)
 product_g = make_product(D, b=mn_major(BLOCK), a_registers=True)
 zeros, wait, _ = make_accumulator(D // 2)
-load_operand, stage = make_operand(D // 16), make_stage(D, 64)
+load_operand, stage, store = make_operand(D // 16), make_stage(D, 64), make_store(D)
 _rows, _columns = make_rows(64), make_columns(64)
 scale_rows, to_bf16 = _rows.scale, _rows.to_bf16
 exp2_columns, gradient_columns, causal = _columns.exp2, _columns.gradient, _columns.causal
@@ -57,24 +58,37 @@ wait_stores = tma.wait_stores_read(0)
 
 
 @device
-def key_tile(i, B, KVH):
-    """Item i, longest first: (first query block of 64, sequence, key head)."""
-    tile = quotient(i, B * KVH)
-    rest = np.int32(i - tile * B * KVH)
-    b = quotient(rest, KVH)
-    return np.int32(2 * tile), b, np.int32(rest - b * KVH)
+def key_items(T, B, KVH, parts):
+    """Number of items over all sequences and key heads."""
+    return np.int32(quotient(T + (ROWS - 1), ROWS) * B * KVH * parts)
 
 
 @device
-def feed(base, q_map, do_map, lse2, delta, T, Tp, B, KVH, G):
+def key_item(i, B, KVH, G, parts):
+    """Item i, longest first: (first query block of 64, sequence, key head, part, first query head,
+    heads); the first parts have one head more where they cannot be alike."""
+    tile = quotient(i, B * KVH * parts)
+    rest = np.int32(i - tile * B * KVH * parts)
+    part = quotient(rest, B * KVH)
+    rest = np.int32(rest - part * B * KVH)
+    b = quotient(rest, KVH)
+    kvh = np.int32(rest - b * KVH)
+    heads = quotient(G, parts)
+    more = np.int32(G - heads * parts)
+    first = np.int32(kvh * G + part * heads + min(part, more))
+    return np.int32(2 * tile), b, kvh, part, first, np.int32(heads + (part < more))
+
+
+@device
+def feed(base, q_map, do_map, lse2, delta, T, Tp, B, KVH, G, parts):
     """Load Q, dO, lse and delta of every query block that sees the keys, head after head."""
     s, phase = 0, 0
-    items = np.int32(quotient(T + (ROWS - 1), ROWS) * B * KVH)
+    items = key_items(T, B, KVH, parts)
     for r in range(rounds_of(items)):
         i = dealt(r)
         if i < items:
-            m0, b, kvh = key_tile(i, B, KVH)
-            for h in range(kvh * G, kvh * G + G):
+            m0, b, _, _, first, heads = key_item(i, B, KVH, G, parts)
+            for h in range(first, first + heads):
                 for m in range(m0, quotient(T + 63, 64)):
                     bar.mbarrier_wait(base + EMPTY + 8 * s, phase ^ 1)
                     full = base + FULL + 8 * s
@@ -100,7 +114,10 @@ def pass_over(base, s, phase, w):
 
 @device
 def write(dK, dV, base, dk_map, dv_map, b, kvh, row, w, t):
-    """A warpgroup's 64 rows of both through shared memory, which is free for all."""
+    """A warpgroup's 64 rows of both through shared memory."""
+    if t == 0:
+        wait_stores()
+    bar.named_sync(1 + w, 128)  # the last item's store has read the buffer
     lane = t & 31
     # stmatrix: lanes 0-15 hold the rows of the left 8 columns, lanes 16-31 of the right
     staged = 16 * (t >> 5) + (lane & 15)
@@ -116,14 +133,26 @@ def write(dK, dV, base, dk_map, dv_map, b, kvh, row, w, t):
         tma.commit_stores()
 
 
-@kernel("p p p p p p n p p i i i i i f f", registers=168, threads=THREADS,
-        shared=EMPTY + BARRIERS + ALIGNED, architectures=("sm_90a",), spills=512,
-        name="attention_key_gradient_sm90_64")
-def key_gradient_kernel(q_map, do_map, dk_map, dv_map, k, v, pitch, lse2, delta, B, T, Tp, KVH, G,
-                        c, scale):
+@device
+def write_part(dK, dV, sums, part, b, kvh, row, T, B, KVH, t):
+    """A warpgroup's 64 rows of both to their place in sums (parts, B, T, 2 KVH, D) float32."""
+    pitch = np.int64(2 * KVH * D * 4)
+    column = kvh * D + 2 * (t & 3)
+    at = sums + ((np.int64(part) * B + b) * T + row) * pitch + column * 4
+    store(dK, at, pitch, T - row, D - 2 * (t & 3))
+    store(dV, at + KVH * D * 4, pitch, T - row, D - 2 * (t & 3))
+
+
+@kernel("p p p p p p n p p p i i i i i i f f", registers=168, threads=THREADS,
+        shared=EMPTY + BARRIERS + ALIGNED, architectures=("sm_90a",),
+        spills=96,  # where an item belongs, stored before its walk and read behind it
+        name="attention_key_gradient_64")
+def key_gradient_kernel(q_map, do_map, dk_map, dv_map, k, v, pitch, lse2, delta, sums, B, T, Tp,
+                        KVH, G, parts, c, scale):
     """Maps of Q, dO, dK, dV (boxes of 64 x 64 rows), each over (heads * 64, T, B); K and V of the
     first position and the bytes between positions; lse2, delta (B, H, Tp) as attention_delta.py
-    pads them; B, T, Tp, KVH, query heads a key head, log2(e) / sqrt(D), 1 / sqrt(D)."""
+    pads them; sums (parts, B, T, 2 KVH, D) float32, written in place of dK and dV if parts > 1; B,
+    T, Tp, KVH, query heads a key head, parts, log2(e) / sqrt(D), 1 / sqrt(D)."""
     tid = cuda.threadIdx.x
     base = (shared_address(cuda.shared.array(0, np.uint8)) + 1023) & 0xFFFFFC00
     warpgroup = uniform(tid // 128)
@@ -138,7 +167,7 @@ def key_gradient_kernel(q_map, do_map, dk_map, dv_map, k, v, pitch, lse2, delta,
     if warpgroup == 0:
         release_registers()
         if tid == 0:
-            feed(base, q_map, do_map, lse2, delta, T, Tp, B, KVH, G)
+            feed(base, q_map, do_map, lse2, delta, T, Tp, B, KVH, G, parts)
     else:
         take_registers()
         w = np.int32(warpgroup) - 1
@@ -152,11 +181,11 @@ def key_gradient_kernel(q_map, do_map, dk_map, dv_map, k, v, pitch, lse2, delta,
         dV = zeros()
         if w == 1:
             bar.named_arrive(TURN, 256)  # the first turn is warpgroup 0's
-        items = np.int32(quotient(T + (ROWS - 1), ROWS) * B * KVH)
+        items = key_items(T, B, KVH, parts)
         for r in range(rounds_of(items)):
             i = dealt(r)
             if i < items:
-                m0, b, kvh = key_tile(i, B, KVH)
+                m0, b, kvh, part, _, heads = key_item(i, B, KVH, G, parts)
                 row = m0 * 64 + w * 64 + in_tile
                 at = (np.int64(b) * T + row) * pitch + (kvh * D + 2 * (lane & 3)) * 2
                 K = load_operand(k + at, pitch, T - row)
@@ -166,7 +195,7 @@ def key_gradient_kernel(q_map, do_map, dk_map, dv_map, k, v, pitch, lse2, delta,
                 done = 0  # blocks worked on
                 last = s
                 m = end
-                for block in range(G * (end - m0 - w)):
+                for block in range(heads * (end - m0 - w)):
                     if m == end:  # the next head
                         m = m0
                         if w == 1:  # its first block is left of the diagonal
@@ -200,18 +229,18 @@ def key_gradient_kernel(q_map, do_map, dk_map, dv_map, k, v, pitch, lse2, delta,
                     m += 1
                     s, phase = advance(s, phase)
                 if end - m0 - w == 0:  # no key of this warpgroup exists
-                    for head in range(G):
+                    for head in range(heads):
                         s, phase = pass_over(base, s, phase, w)
                 dV = product_g(dV, to_bf16(S), base + DO_PLACE + last * BLOCK, done > 0)
                 dK = product_g(dK, to_bf16(dP), base + last * BLOCK, done > 0)
                 dV = wait(dV)
                 dK = wait(dK)
-                if t == 0:
-                    wait_stores()
                 dK = scale_rows(dK, (scale, scale))
-                bar.named_sync(1 + w, 128)  # the last item's store has read the buffer
                 if done > 0:
                     bar.mbarrier_arrive(base + EMPTY + 8 * last)
-                write(dK, dV, base, dk_map, dv_map, b, kvh, m0 * 64 + w * 64, w, t)
+                if parts > 1:
+                    write_part(dK, dV, sums, part, b, kvh, row, T, B, KVH, t)
+                else:
+                    write(dK, dV, base, dk_map, dv_map, b, kvh, m0 * 64 + w * 64, w, t)
         if t == 0:
             wait_stores()  # shared memory must outlive the last store's reads

@@ -97,7 +97,7 @@ def write(dQ, base, dq_map, b, h, m, w, t):
 
 @kernel("p p p p p p p i i i i i f f", registers=168, threads=THREADS,
         shared=Q_FULL + BARRIERS + ALIGNED, architectures=("sm_90a",),
-        name="attention_query_gradient_sm90_64")
+        name="attention_query_gradient_64")
 def query_gradient_kernel(q_map, do_map, k_map, v_map, dq_map, lse2, delta, B, T, Tp, H, G, c,
                           scale):
     """Maps of Q, dO, K, V (boxes of 64 x 128 rows) and dQ (64 x 64 rows), each over
