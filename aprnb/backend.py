@@ -53,7 +53,7 @@ class Backend:
         self.logits = logits or Logits(F32, 8 << 20, 256, 1)
         self.served = served
         """() -> lines saying which kernels served which ops, once they have run"""
-        for method in ("poisoned", "zeros", "array", "upload", "download", "synchronize",
+        for method in ("poisoned", "zeros", "array", "upload", "copy", "download", "synchronize",
                        "memory_peak", "utilisation", "program", "build"):
             setattr(self, method, getattr(device, method))
 

@@ -52,6 +52,10 @@ class GpuDevice:
         host = np.ascontiguousarray(host, dtype=target.dtype).reshape(target.shape)
         copy_in(target, host, self.stream)
 
+    def copy(self, target, source):
+        """target = source, both here and of one type and size."""
+        copy_in(target, source, self.stream)
+
     def download(self, source):
         """A NumPy copy of source; waits for all that was enqueued before."""
         return copy_out(source, self.stream)

@@ -32,6 +32,10 @@ class HostDevice:
         """target = host, rounded to target's storage type."""
         target[...] = host
 
+    def copy(self, target, source):
+        """target = source, both here and of one type and size."""
+        target[...] = source
+
     def download(self, source):
         """A NumPy copy of source."""
         return np.array(source)

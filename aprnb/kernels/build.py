@@ -4,7 +4,10 @@ Only LTO-IR keeps what the tensor-core kernels need: PTX through the linker lose
 hand-over between warpgroups and serialises wgmma, without an error. Such a report is refused here.
 No GPU and no driver is needed.
 """
+import importlib
+import pkgutil
 import re
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -82,23 +85,24 @@ def build_many(wanted, workers):
         yield wanted[0], _build_named(wanted[0])
     elif wanted:
         # spawned, not forked: a driver context and the compiler's threads do not survive a fork
-        with ProcessPoolExecutor(min(workers, len(wanted)), get_context("spawn")) as pool:
+        known = [m for m in sys.modules if m.startswith(__package__ + ".")]
+        with ProcessPoolExecutor(min(workers, len(wanted)), get_context("spawn"), import_these,
+                                 (known,)) as pool:
             yield from zip(wanted, pool.map(_build_named, wanted))
 
 
 def entry_named(name):
-    """The catalogue entry of that name, from whichever room defines it."""
-    found = next((e for e in catalogue if e.name == name), None)
-    if found is None:
-        import_all()
-        found = next(e for e in catalogue if e.name == name)
-    return found
+    """The catalogue entry of that name; its file must have been imported."""
+    return next(e for e in catalogue if e.name == name)
+
+
+def import_these(modules):
+    for module in modules:
+        importlib.import_module(module)
 
 
 def import_all():
     """Import every kernel file, so that the catalogue is complete."""
-    import importlib
-    import pkgutil
     package = importlib.import_module(__package__)
     for info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(info.name)

@@ -71,7 +71,10 @@ def is_recording():
 
 
 def prepare(wanted, architecture=None):
-    """Build what of {(name, signature)} is not in the cache, on all cores.  Returns how many."""
+    """Build what of {(name, signature)} is not in the cache, on all cores.
+
+    Returns how many were built.
+    """
     architecture = architecture or this_architecture()
     missing = [(name, signature, architecture) for name, signature in sorted(wanted)
                if disk.load(entry_named(name), signature, architecture) is None]

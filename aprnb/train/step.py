@@ -56,6 +56,7 @@ class Trainer:
         self.scalars = backend.poisoned(6, F32)
         (self.scale, self.lr, self.correction1, self.correction2, self.norm,
          self.clip) = (self.scalars[i:i + 1] for i in range(6))
+        self.losses = backend.poisoned(batch_size * seq_length, F32)
         rows = self.micro_batch * seq_length
         self.ids, self.targets = (backend.array(np.zeros(rows, np.int32)) for _ in range(2))
         self.decayed = n if settings.decay_on == "all" else model.table.matrix_elements
@@ -75,15 +76,17 @@ class Trainer:
         backend = self.model.backend
         tokens = int((targets >= 0).sum())
         backend.upload(self.scale, np.array([1 / tokens], F32))
-        total = 0.0
         for start in range(0, len(inputs), self.micro_batch):
             cut = slice(start, start + self.micro_batch)
             backend.upload(self.ids, inputs[cut].reshape(-1))
             backend.upload(self.targets, targets[cut].reshape(-1))
             (self._add if start else self._overwrite)()
-            total += backend.download(self.decoder.acts["losses"]).sum(dtype=np.float64)
+            rows = slice(start * self.seq_length, cut.stop * self.seq_length)
+            backend.copy(self.losses[rows], self.decoder.acts["losses"])
         self._measure()
-        return total / tokens, float(backend.download(self.norm)[0])
+        norm = float(backend.download(self.norm)[0])
+        losses = backend.download(self.losses[:inputs.size])
+        return losses.sum(dtype=np.float64) / tokens, norm
 
     def update(self, lr):
         """Clip by the norm of the last `gradients` call and take one AdamW step at this rate."""
