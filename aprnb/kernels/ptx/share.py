@@ -14,7 +14,7 @@ Kinds of operands and results:
 """
 from .emit import (F32, I32, I64, VOID, constant, f32, i32, intrinsic, none, pack, signature,
                    statement, structure, types, u32, u64, unpack, with_parameters)
-from .tiles import add, bfloat16_pair, exp2, high_half, low_half, reduce
+from .tiles import add, bfloat16_pair, exp2, high_half, low_half, multiply_add, reduce
 
 STREAMED = ".L1::no_allocate"  # cache hint of what one thread alone reads, once
 
@@ -75,6 +75,22 @@ def make_put(vectors, width):
     return put
 
 
+def make_get(vectors, apart):
+    """get(address) -> 4 * vectors words from shared memory, vectors `apart` bytes from another."""
+    @intrinsic
+    def get(typingctx, address):
+        def generate(context, builder, sig, args):
+            found = []
+            for j in range(vectors):
+                found += unpack(builder, statement(
+                    builder, structure(I32, 4), [args[0]],
+                    f"ld.shared.v4.b32 {{$0, $1, $2, $3}}, [$4+{j * apart}];",
+                    "=r,=r,=r,=r,r,~{memory}"), 4)
+            return pack(builder, found)
+        return signature(types.UniTuple(u32, 4 * vectors), u32), generate
+    return get
+
+
 def make_fold(vectors, kind):
     """fold(total, words): total + vector 0 + vector 1 ..., element by element; kind "p" or "w"."""
     width = 8 if kind == "p" else 4
@@ -125,6 +141,11 @@ class Element:
         return self._emit("fsub", other, self)
 
     __radd__, __rmul__ = __add__, __mul__
+
+    def fma(self, factor, summand):
+        """self * factor + summand, rounded once. Elsewhere the compiler chooses what it fuses."""
+        return Element(self.builder, multiply_add(self.builder, self.value, factor.value,
+                                                  summand.value))
 
     def exp2(self):
         return Element(self.builder, exp2(self.builder, self.value))

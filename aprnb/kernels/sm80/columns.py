@@ -10,12 +10,13 @@ written and read, about 1.5 us.
 """
 import numpy as np
 
-from ..cuda import cuda, device, float32, kernel
+from ..cuda import ALIGNMENT, cuda, device, float32, kernel
 from ..launch import multiprocessors
-from ..ptx.scalar import load_f32, shared_address, store_f32
+from ..ptx.scalar import load_f32, load_shared_f32, shared_address, store_f32
 from ..ptx.share import STREAMED, make_fold, make_load, make_put, make_zeros
 from ..shapes import ceil_div, expect
 from ..workspace import workspace
+from .fit import misfit_of_rows
 
 THREADS = 256
 LOADS = 8  # vectors in flight a thread
@@ -30,63 +31,67 @@ zeros_8, zeros_4, put_8, put_4 = make_zeros(8), make_zeros(4), make_put(1, 8), m
 
 
 @device
-def lane_sum(sums, lanes, width, c):
-    """Column c of shared memory laid out as [lane][width], added from the first lane to the last."""
+def lane_sum(place, lanes, width):
+    """The sum of `lanes` floats in shared memory, `width` floats apart, from first to last."""
     total = float32(0.0)
     for lane in range(lanes):
-        total += sums[lane * width + c]
+        total += load_shared_f32(place + np.uint32(4 * width * lane))
     return total
 
 
 @device
 def store_block_sums(parts, part, sums, lanes, width, first, C):
-    """The block's row of sums, columns first .. first + width of C, to row `part` of `parts`."""
+    """The block's row of sums, columns first .. first + width of C, to row `part` of `parts`.
+
+    sums: shared address of [lanes][width] floats.
+    """
     cuda.syncthreads()  # every lane's sums stand
-    threads = cuda.blockDim.x * cuda.blockDim.y
-    for c in range(cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x, width, threads):
-        if first + c < C:
-            store_f32(parts + np.uint64(4 * (part * C + first + c)),
-                      lane_sum(sums, lanes, width, c))
+    X, Y = cuda.blockDim.x, cuda.blockDim.y
+    c, threads = cuda.threadIdx.x + X * (cuda.threadIdx.y + Y * cuda.threadIdx.z), (
+        X * Y * cuda.blockDim.z)
+    while c < min(width, C - first):
+        store_f32(parts + np.uint64(4 * (part * C + first + c)),
+                  lane_sum(sums + np.uint32(4 * c), lanes, width))
+        c += threads
 
 
 @kernel("p p i i i", registers=64, threads=THREADS, blocks=BLOCKS)
 def column_sum_kernel(parts, x, R, C, part_rows):
     """Block (i, p): columns 8 * blockDim.x * i and on, rows part_rows * p and on. Thread (j, lane)
     owns vector j of them, in rows lane, lane + blockDim.y, ..."""
-    sums = cuda.shared.array(SUMS, float32)
+    sums = shared_address(cuda.shared.array(SUMS, float32, alignment=ALIGNMENT))
     tile, lanes, lane = cuda.blockDim.x, cuda.blockDim.y, cuda.threadIdx.y
     vector = cuda.blockIdx.x * tile + cuda.threadIdx.x
     start = cuda.blockIdx.y * part_rows
     end = min(start + part_rows, R)
 
-    total = zeros_8()
-    if 8 * vector < C:
-        for row in range(start + lane, end, LOADS * lanes):
-            total = fold_rows(total, load_rows(x + np.uint64(2 * (row * C + 8 * vector)),
-                                               2 * lanes * C, lanes, end - row))
-    put_8(shared_address(sums) + np.uint32(32 * (lane * tile + cuda.threadIdx.x)), 0, 0, 1, total)
+    total, row = zeros_8(), start + lane
+    while row < end and 8 * vector < C:
+        total = fold_rows(total, load_rows(x + np.uint64(2 * (row * C + 8 * vector)),
+                                           2 * lanes * C, lanes, end - row))
+        row += LOADS * lanes
+    put_8(sums + np.uint32(32 * (lane * tile + cuda.threadIdx.x)), 0, 0, 1, total)
     store_block_sums(parts, cuda.blockIdx.y, sums, lanes, 8 * tile, 8 * tile * cuda.blockIdx.x, C)
 
 
 @kernel("p p i i b", registers=64, threads=THREADS)
 def add_parts_kernel(out, parts, count, C, accumulate):
     """One block per 32 columns; thread (j, lane) owns 4 of them, in parts lane, lane + 32, ..."""
-    sums = cuda.shared.array(PARTS_SUMS, float32)
+    sums = shared_address(cuda.shared.array(PARTS_SUMS, float32, alignment=ALIGNMENT))
     lane, first = cuda.threadIdx.y, PARTS_COLUMNS * cuda.blockIdx.x
     own = first + 4 * cuda.threadIdx.x
 
-    total = zeros_4()
-    if own < C:
-        for part in range(lane, count, LOADS * PARTS_LANES):
-            total = fold_parts(total, load_parts(parts + np.uint64(4 * (part * C + own)),
-                                                 4 * PARTS_LANES * C, PARTS_LANES, count - part))
-    put_4(shared_address(sums) + np.uint32(4 * PARTS_COLUMNS * lane + 16 * cuda.threadIdx.x),
-          0, 0, 1, total)
+    total, part = zeros_4(), lane
+    while part < count and own < C:
+        total = fold_parts(total, load_parts(parts + np.uint64(4 * (part * C + own)),
+                                             4 * PARTS_LANES * C, PARTS_LANES, count - part))
+        part += LOADS * PARTS_LANES
+    put_4(sums + np.uint32(4 * PARTS_COLUMNS * lane + 16 * cuda.threadIdx.x), 0, 0, 1, total)
     cuda.syncthreads()  # every lane's sums stand
     c = lane * cuda.blockDim.x + cuda.threadIdx.x
     if c < PARTS_COLUMNS and first + c < C:
         at = out + np.uint64(4 * (first + c))
-        value = lane_sum(sums, PARTS_LANES, PARTS_COLUMNS, c)
+        value = lane_sum(sums + np.uint32(4 * c), PARTS_LANES, PARTS_COLUMNS)
         store_f32(at, value + load_f32(at) if accumulate else value)
 
 
@@ -101,11 +106,18 @@ def add_parts(out, parts, count, C, accumulate, stream):
         out, parts, np.int32(count), np.int32(C), bool(accumulate))
 
 
-def tile_of(vectors, most=TILE):
-    """(tiles, vectors of each, lanes): blocks that cover a row, tiles as equal as can be."""
-    tiles = ceil_div(vectors, most)
-    tile = ceil_div(vectors, tiles)
-    return tiles, tile, THREADS // tile
+def tile_of(n, most):
+    """(tiles, items of each): n items in tiles of at most `most`, as equal as can be."""
+    tiles = ceil_div(n, most)
+    return tiles, ceil_div(n, tiles)
+
+
+def parts_of(R, tiles, least, blocks):
+    """(rows of a part, parts): R rows cut so that all multiprocessors have `blocks` blocks, if that
+    leaves `least` rows for each."""
+    wanted = max(1, blocks * multiprocessors() // tiles)
+    rows = ceil_div(R, min(wanted, ceil_div(R, least)))
+    return rows, ceil_div(R, rows)
 
 
 def column_sum(db, dy, accumulate, stream):
@@ -115,11 +127,15 @@ def column_sum(db, dy, accumulate, stream):
     """
     R, N = dy.shape
     expect("column_sum", db=(db, (N,)))
-    tiles, tile, lanes = tile_of(N // 8)
-    wanted = max(1, BLOCKS * multiprocessors() // tiles)
-    part_rows = ceil_div(R, min(wanted, ceil_div(R, lanes)))
-    count = ceil_div(R, part_rows)
+    tiles, tile = tile_of(N // 8, TILE)
+    lanes = THREADS // tile
+    part_rows, count = parts_of(R, tiles, LOADS * lanes, BLOCKS)
     parts = block_sums(count, N, stream)
     column_sum_kernel[(tiles, count), (tile, lanes), stream](
         parts, dy, np.int32(R), np.int32(N), np.int32(part_rows))
     add_parts(db, parts, count, N, accumulate, stream)
+
+
+def misfit(db, dy, accumulate):
+    """Why column_sum cannot be served with these arguments, or None."""
+    return misfit_of_rows(dy)
