@@ -100,13 +100,23 @@ def load_shared_f32x4(typingctx, address):
     return signature(FOUR, u32), generate
 
 
-@intrinsic
-def dot_bf16x8(typingctx, a, b):
-    """Dot product of eight bfloat16 at each of two addresses."""
-    def generate(context, builder, sig, args):
-        total = constant(F32, 0.0)
-        for x, y in zip(*(_words(builder, address, "") for address in args)):
-            for half in (low_half, high_half):
-                total = multiply_add(builder, half(builder, x), half(builder, y), total)
-        return total
-    return signature(f32, u64, u64), generate
+def _make_dot(space, kind, letter):
+    text = f"ld.{space}.v4.b32 {{$0, $1, $2, $3}}, [$4];"
+
+    @intrinsic
+    def dot(typingctx, a, b):
+        def generate(context, builder, sig, args):
+            words = [unpack(builder, statement(builder, structure(I32, 4), [address], text,
+                                               f"=r,=r,=r,=r,{letter},~{{memory}}"), 4)
+                     for address in args]
+            total = constant(F32, 0.0)
+            for x, y in zip(*words):
+                for half in (low_half, high_half):
+                    total = multiply_add(builder, half(builder, x), half(builder, y), total)
+            return total
+        return signature(f32, kind, kind), generate
+    return dot
+
+
+# dot product of eight bfloat16 at each of two addresses, in global and in shared memory
+dot_bf16x8, dot_shared_bf16x8 = _make_dot("global", u64, "l"), _make_dot("shared", u32, "r")

@@ -11,7 +11,6 @@ from ..launch import address, multiprocessors
 from ..shapes import ceil_div, expect, key_heads
 from ..tensor_maps import tensor_map
 from ..workspace import workspace
-from .attention_delta import DELTA, POSITIONS
 from .attention_forward import FORWARD
 from .attention_key_gradient import key_gradient_kernel
 from .attention_parts import choose_parts, parts_scratch, sum_parts
@@ -47,8 +46,7 @@ def attention_backward(dqkv, delta, do, qkv, o, lse, stream):
     packed, rows = (B, T, H + 2 * KVH, D), (B, H, T)
     expect("attention_backward", dqkv=(dqkv, packed), delta=(delta, rows), do=(do, o.shape),
            qkv=(qkv, packed), lse=(lse, rows))
-    padded_lse, padded_delta = _deltas(delta, do, o, lse, stream)
-    _gradients_64(dqkv, padded_delta, padded_lse, do, qkv, stream)
+    _gradients_64(dqkv, delta, do, qkv, o, lse, stream)
 
 
 def misfit(*arguments):
@@ -62,34 +60,30 @@ def misfit(*arguments):
     return None
 
 
-def _deltas(delta, do, o, lse, stream):
-    """Write delta; addresses of lse in base 2 and delta, padded to whole tiles."""
-    B, T, H, D = o.shape
-    Tp = ceil_div(T, ROWS) * ROWS
-    padded_lse = workspace("attention rows", 2 * B * H * Tp * 4, stream)
-    padded_delta = padded_lse + B * H * Tp * 4
-    DELTA[D][Tp // POSITIONS * B, 256, stream](
-        delta, padded_delta, padded_lse, o, do, lse, *map(np.int32, (T, Tp, H)))
-    return padded_lse, padded_delta
+def _padded_rows(B, T, H, stream):
+    """(lse in base 2, delta): addresses of (B, H, Tp) f32 each, T padded to whole tiles."""
+    nbytes = B * H * ceil_div(T, ROWS) * ROWS * 4
+    lse2 = workspace("attention rows", 2 * nbytes, stream)
+    return lse2, lse2 + nbytes
 
 
-def _gradients_64(dqkv, delta, lse2, do, qkv, stream):
-    """dqkv from rows padded by `_deltas`, head dimension 64."""
+def _gradients_64(dqkv, delta, do, qkv, o, lse, stream):
     B, T, H, D = do.shape
     KVH = (qkv.shape[2] - H) // 2
     tiles, G = ceil_div(T, ROWS), H // KVH
     c, scale = np.float32(D ** -0.5 * LOG2_E), np.float32(D ** -0.5)
+    lse2, padded_delta = _padded_rows(B, T, H, stream)
     query_gradient_kernel[min(multiprocessors(), tiles * H * B), THREADS, stream](
-        _heads(qkv, 0, H, ROWS), _heads(do, 0, H, ROWS), _heads(qkv, H, KVH, ROWS),
-        _heads(qkv, H + KVH, KVH, ROWS), _heads(dqkv, 0, H, 64), lse2, delta,
-        *map(np.int32, (B, T, tiles * ROWS, H, G)), c, scale)
+        _heads(qkv, 0, H, ROWS), _heads(do, 0, H, ROWS), _heads(o, 0, H, ROWS),
+        _heads(qkv, H, KVH, ROWS), _heads(qkv, H + KVH, KVH, ROWS), _heads(dqkv, 0, H, 64), lse,
+        delta, lse2, padded_delta, *map(np.int32, (B, T, tiles * ROWS, H, G)), c, scale)
     parts = choose_parts(B, T, H, KVH, D, multiprocessors())
     columns, pitch = 2 * KVH * D, qkv.shape[2] * D * WIDE
     sums = parts_scratch(parts, B * T, columns, stream)
     key_gradient_kernel[min(multiprocessors(), tiles * KVH * B * parts), THREADS, stream](
         _heads(qkv, 0, H, 64), _heads(do, 0, H, 64), _heads(dqkv, H, KVH, 64),
         _heads(dqkv, H + KVH, KVH, 64), _first(qkv, H), _first(qkv, H + KVH), np.int64(pitch),
-        lse2, delta, sums, *map(np.int32, (B, T, tiles * ROWS, KVH, G, parts)), c, scale)
+        lse2, padded_delta, sums, *map(np.int32, (B, T, tiles * ROWS, KVH, G, parts)), c, scale)
     sum_parts(_first(dqkv, H), pitch, sums, parts, B * T, columns, stream)
 
 
