@@ -67,8 +67,8 @@ def key_item(i, groups, parts):
     """Item i, longest first: (tile of 128 keys, group, part of its query heads)."""
     tile = quotient(i, i32(groups * parts))
     rest = i32(i - tile * groups * parts)
-    group = quotient(rest, parts)
-    return tile, group, i32(rest - group * parts)
+    part = quotient(rest, groups)
+    return tile, i32(rest - part * groups), part
 
 
 @device
@@ -162,10 +162,10 @@ def write_part(dK, dV, sums, part, T, B, KVH, row, group, t):
     store(dV, at + KVH * D * 4, pitch, i32(T - row), i32(D - column))
 
 
-def make_key_gradients(name, turns=False, keep_slopes=True):
+def make_key_gradients(name, keep, turns):
     """One variant of the kernel.
 
-    turns: the warpgroups issue their products in turns;  keep_slopes: dS goes to memory
+    keep: dS goes to memory;  turns: the warpgroups issue their products in turns
     Kernel arguments: maps of qkv, dO and dqkv (boxes of 64 x 64, over (heads * 128, T, B));
     lse2, delta (B, H, Tp); dS; sums (parts, B, T, 2 KVH, D) float32, written in place of dqkv if
     parts > 1; B, T, Tp, H, KVH; the first group (sequence and key head) and how many; parts that
@@ -261,10 +261,10 @@ def make_key_gradients(name, turns=False, keep_slopes=True):
                         dP = gradient(S, dP, mine + slot_of(u) * (2 * COLUMNS) + COLUMNS)
                         P = to_bf16(S)
                         dS = to_bf16(dP)
-                        if keep_slopes:
+                        if keep:
                             put(dS, at)
                         m = first
-                        keep = i32(0)  # whether dK and dV hold anything
+                        begun = i32(0)  # whether dK and dV hold anything
                         while left > 1:
                             last = here
                             released = u32(base + EMPTY + 8 * slot_of(u))
@@ -283,8 +283,8 @@ def make_key_gradients(name, turns=False, keep_slopes=True):
                             if turns:
                                 bar.named_sync(3 + w, 256)
                             S = scores(k, here)
-                            dV = sums(dV, P, last + OPERAND, keep)
-                            dK = sums(dK, dS, last, keep)
+                            dV = sums(dV, P, last + OPERAND, begun)
+                            dK = sums(dK, dS, last, begun)
                             S = wait_s_1(S)
                             dV = wait_1(dV)
                             dP = scores(k + 2 * OPERAND, here + OPERAND)
@@ -302,12 +302,12 @@ def make_key_gradients(name, turns=False, keep_slopes=True):
                             dP = gradient(S, dP, mine + slot_of(u) * (2 * COLUMNS) + COLUMNS)
                             P = to_bf16(S)
                             dS = to_bf16(dP)
-                            if keep_slopes:
+                            if keep:
                                 put(dS, at)
-                            keep = i32(1)
+                            begun = i32(1)
                             left = i32(left - 1)
-                        dV = sums(dV, P, here + OPERAND, keep)
-                        dK = sums(dK, dS, here, keep)
+                        dV = sums(dV, P, here + OPERAND, begun)
+                        dK = sums(dK, dS, here, begun)
                         dV = wait(dV)
                         dK = wait(dK)
                         bar.mbarrier_arrive(base + EMPTY + 8 * slot_of(u))
@@ -326,9 +326,8 @@ def make_key_gradients(name, turns=False, keep_slopes=True):
     return key_gradients_kernel
 
 
+# by (whether dS is kept, whether in turns)
 KEY_GRADIENTS = {
-    name: make_key_gradients(f"attention_keys_128_{name}", **parameters)
-    for name, parameters in {
-        "slopes": {}, "slopes_turns": {"turns": True},
-        "alone": {"keep_slopes": False}, "alone_turns": {"keep_slopes": False, "turns": True}
-    }.items()}
+    (keep, turns): make_key_gradients(
+        f"attention_keys_128{'_kept' * keep}{'_turns' * turns}", keep, turns)
+    for keep in (True, False) for turns in (False, True)}
