@@ -32,8 +32,7 @@ def update(w, m, v, g, constants):
     return w, mean, square
 
 
-@kernel("p p p p p p p p p f f f f f f n n", registers=48, threads=THREADS, blocks=BLOCKS,
-        name="adamw_sm80")
+@kernel("p p p p p p p p p f f f f f f n n", registers=48, threads=THREADS, blocks=BLOCKS)
 def adamw_kernel(w, work, m, v, g, lr, correction1, correction2, clip, beta1, rest1, beta2, rest2,
                  eps, decay, decayed, n):
     """Block b owns THREADS * VECTORS vectors from there; a thread every THREADS-th of them."""

@@ -30,8 +30,8 @@ def make_convert(name, load, store, item, size):
     return convert_kernel
 
 
-KERNELS = {("bfloat16", "float32"): make_convert("narrow_sm80", load_f32x4, store_bf16x4, 4, 2),
-           ("float32", "bfloat16"): make_convert("widen_sm80", load_bf16x4, store_f32x4, 2, 4)}
+KERNELS = {("bfloat16", "float32"): make_convert("narrow", load_f32x4, store_bf16x4, 4, 2),
+           ("float32", "bfloat16"): make_convert("widen", load_bf16x4, store_f32x4, 2, 4)}
 
 
 def convert(y, x, stream):

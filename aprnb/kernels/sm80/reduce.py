@@ -30,7 +30,7 @@ def squares(x):
     return x * x
 
 
-@kernel("p p n n n", registers=32, threads=THREADS, blocks=BLOCKS, name="sum_of_squares_sm80")
+@kernel("p p n n n", registers=32, threads=THREADS, blocks=BLOCKS)
 def sum_of_squares_kernel(sums, x, n, part, piece):
     """Block (p, i) owns the i-th `piece` vectors of part p, the first block also what is left
     before and behind them; a thread every THREADS-th vector. The sum goes to sums[p, i]."""
@@ -57,7 +57,7 @@ def sum_of_squares_kernel(sums, x, n, part, piece):
         store_f32(sums + np.uint64(4 * (cuda.blockIdx.x * cuda.gridDim.y + cuda.blockIdx.y)), total)
 
 
-@kernel("p p i", registers=32, threads=THREADS, name="add_pieces_sm80")
+@kernel("p p i", registers=32, threads=THREADS)
 def add_pieces_kernel(partials, sums, pieces):
     """One block per part; a thread owns every THREADS-th piece."""
     partial = cuda.shared.array(THREADS, float32)
