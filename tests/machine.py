@@ -226,8 +226,8 @@ def _memory(machine):
 
 
 def _products(machine):
-    def make_accumulator(count):
-        return (lambda: np.zeros(count, np.float32),)
+    def make_zeros(count):
+        return lambda: np.zeros(count, np.float32)
 
     def make_load(count, bytes_apart=0, transposed=False):
         def load_fragments(addresses):
@@ -270,5 +270,5 @@ def _products(machine):
                     machine.shared_bytes(at + 2048 * r, 8)[:] = acc[i:i + 2].view(np.uint8)
         return put
 
-    return {"make_accumulator": make_accumulator, "make_load": make_load,
+    return {"make_zeros": make_zeros, "make_load": make_load,
             "make_product": make_product, "make_staging": make_staging}

@@ -71,7 +71,7 @@ def padded(x):
     (("tn", "plain", True), SQUARE, (129, 72, 200), 0),
     (("tn", "add", True), WIDE, (40, 263, 37), 1),
     (("tn", "plain", True), DEEP, (16, 120, 130), 4),
-], ids=str)
+], ids=lambda x: "x".join(map(str, x)) if isinstance(x, tuple) else f"+{x}")
 def test_every_index(machine, form, tile, size, padding):
     got, want = simulate(machine, form, tile, size, padding)
     assert got.tobytes() == want.tobytes()
@@ -81,7 +81,7 @@ def test_parts_of_a_tile_are_added_in_their_order(machine):
     """Whichever part arrives last: the same bytes."""
     def once(order):
         rng = np.random.default_rng(3)
-        return simulate(machine, ("tn", "add", True), SQUARE, (136, 136, 330), whole=1, parts=3,
+        return simulate(machine, ("tn", "add", True), SQUARE, (136, 72, 330), whole=1, parts=3,
                         order=order, values=rng.standard_normal)
     (got, want), (again, _) = once(1), once(-1)
     assert got.tobytes() == again.tobytes()

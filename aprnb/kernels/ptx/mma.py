@@ -13,7 +13,7 @@ column g.
 
 PTX ISA 9.0, "Warp-level matrix instructions"; models in layouts.py, tests/test_ptx_layouts.py.
 """
-from .emit import (F32, I32, I64, VOID, constant, f32, i32, intrinsic, none, pack, ptx, signature,
+from .emit import (F32, I32, VOID, constant, f32, i32, intrinsic, none, pack, ptx, signature,
                    statement, structure, types, u32, u64, unpack)
 
 commit_copies = ptx("cp.async.commit_group;", none)  # this thread's copies so far: one group
@@ -118,7 +118,7 @@ def make_staging(rows, columns):
                 for r in range(4):  # rows g, g + 8, g + 16, g + 24
                     i = first + r // 2 * (columns // 2) + 4 * j + 2 * (r % 2)
                     statement(builder, VOID, [at, v[i], v[i + 1]],
-                              f"st.shared.v2.f32 [$0+{8 * 256 * r}], {{$1, $2}};", "r,f,f,~{memory}")
+                              f"st.shared.v2.f32 [$0+{2048 * r}], {{$1, $2}};", "r,f,f,~{memory}")
             return context.get_dummy_value()
         return signature(none, acc_type, part, u32), generate
     return put

@@ -17,9 +17,11 @@ The tiles of an incomplete last wave are cut along K into parts. Each leaves its
 memory; the block that arrives last adds all of them, in their order, and writes the tile: the same
 bits in every run, and nobody waits.
 
-From the floor, a step of 16 deep: a warp reads 4 KB of fragments for 32 products of 16 x 8 x 16.
-At the rate that mma.sync reaches on an H200 (62 % of wgmma's, 1270 multiply-adds a clock and
-multiprocessor) shared memory is busy 83 % of the time with tiles of 128 x 256, 93 % with 128 x 128.
+From the floor: mma.sync reaches at most 62 % of wgmma's rate on Hopper, about 610 TFLOP/s or 1,270
+multiply-adds a clock and multiprocessor. For 16 of k a warp reads 4 KB of fragments for 32 products
+of 16 x 8 x 16, so at that rate shared memory is busy 83 % of the time with tiles of 128 x 256; with
+128 x 128 it is 93 %, but two of them share a multiprocessor and overlap start and end. Predicted:
+400 to 480 TFLOP/s, 0.6 to 0.7 ms for 16,384 x 9,728 x 896 (286 GFLOP; its 366 MB take 0.09 ms).
 """
 from types import SimpleNamespace
 
@@ -31,7 +33,7 @@ from ..ptx.mma import (commit_copies, make_copy, make_load, make_partials, make_
                        make_staging, wait_copies)
 from ..ptx.scalar import (increment, load_bf16, load_f32, load_shared_f32, quotient,
                           shared_address, store_bf16, store_f32, store_release)
-from ..ptx.wgmma import make_accumulator
+from ..ptx.share import make_zeros
 
 WARP = 64  # rows and columns of a warp's part of the tile
 FLOATS = WARP * WARP // 32  # of an accumulator
@@ -57,13 +59,13 @@ def make_matmul(layout, epilogue, f32, rows, columns, depth, stages, blocks):
     item = _make_work(rows, columns, depth)
     leave, gather = _make_parts(rows * columns * 4)
     write = _make_writer(epilogue, f32)
-    zeros, product = make_accumulator(FLOATS)[0], make_product(WARP, WARP)
+    zeros, product = make_zeros(FLOATS), make_product(WARP, WARP)
     wait_next, wait_all = wait_copies(stages - 2), wait_copies(0)
     warps_m, ring, ahead, deep = rows // WARP, stages * stage_bytes, stages - 1, depth == 64
     shared = ALIGNMENT + max(ring, warps * STAGED)
 
     @kernel("p p p p i i i n n n i i i p p", registers=255, threads=threads, blocks=blocks,
-            shared=shared, name=f"matmul_sm80_{layout}_{epilogue}_{'f32' if f32 else 'bf16'}_"
+            shared=shared, name=f"matmul_{layout}_{epilogue}_{'f32' if f32 else 'bf16'}_"
                                 f"{rows}x{columns}x{depth}_{stages}")
     def matmul_kernel(c, a, b, bias, M, N, K, c_pitch, a_pitch, b_pitch, group, whole, parts,
                       scratch, counters):
@@ -265,7 +267,7 @@ def _make_writer(epilogue, f32):
     width, size = (4, 4) if f32 else (8, 2)  # elements of 16 bytes, bytes of one
     lanes = WARP // width  # that share a row
     below = 32 // lanes
-    biased, adds, no_shift = epilogue == "bias", epilogue == "add", make_accumulator(8)[0]
+    biased, adds, no_shift = epilogue == "bias", epilogue == "add", make_zeros(8)
 
     @device
     def whole_chunk(at, address, shift):
