@@ -1,7 +1,8 @@
 """RMSNorm with 16-byte accesses against the oracle: one warp a row up to eight, ragged rows."""
+import numpy as np
 import pytest
 
-from judge import blank, judge, normal, oracle_results
+from judge import blank, judge, normal, oracle_results, run_kernel
 from test_rmsnorm import backward_arguments, cancelling, forward_arguments
 from tolerance import BF16, F32, assert_agrees
 
@@ -9,7 +10,7 @@ pytestmark = pytest.mark.gpu
 # one vector; a row's last vectors missing; 1, 2, 4 and 8 warps a row; more rows than blocks hold
 SHAPES = pytest.mark.parametrize(
     "shape", [(1, 8), (3, 24), (7, 264), (19, 896), (5, 1024), (6, 1032), (3, 1536), (5, 3584),
-              (3, 8192), (5003, 896)], ids=lambda shape: "x".join(map(str, shape)))
+              (3, 8192), (5003, 896), (1700, 1536), (1100, 3584), (600, 8192)], ids=lambda shape: "x".join(map(str, shape)))
 
 
 @SHAPES
@@ -48,6 +49,15 @@ def test_add_backward(shape, in_place):
         "dx": ds if in_place else a["dx"], "dw": a["dw"], "dy": a["dy"], "ds": ds, "s": a["x"],
         "w": a["w"], "rstd": a["rstd"], "accumulate": True}, ("dx", "dw"),
         scales=cancelling(a, "s"), room="sm80")
+
+
+@pytest.mark.parametrize("shape", [(9, 896), (5, 3584)])
+def test_a_gradient_along_the_row_vanishes(shape):
+    """dy = x: nothing of it changes the norm's output. Shows the mean, which hides elsewhere."""
+    a = backward_arguments(shape, BF16, False)
+    a["dy"], a["w"] = a["x"].copy(), np.ones(shape[1], BF16)
+    got = run_kernel("rmsnorm", "rmsnorm_backward", a, "sm80")
+    assert np.abs(got["dx"].astype(F32)).max() < 1e-5
 
 
 @pytest.mark.parametrize("shape, dtype, reason", [

@@ -19,14 +19,14 @@ from ..workspace import workspace
 from .fit import misfit_of_rows
 
 THREADS = 256
-LOADS = 8  # vectors in flight a thread
+LOADS, PARTS_LOADS = 8, 12  # vectors in flight a thread, of column_sum and of add_parts
 BLOCKS = 4  # of column_sum on a multiprocessor: with LOADS, 110 KB in flight
 TILE = 128  # vectors of a row that one block covers at most
 PARTS_COLUMNS, PARTS_LANES = 32, 32  # of a block of add_parts
 SUMS, PARTS_SUMS = 8 * THREADS, PARTS_LANES * PARTS_COLUMNS  # floats of shared memory
 
 load_rows, fold_rows = make_load(LOADS, STREAMED), make_fold(LOADS, "p")
-load_parts, fold_parts = make_load(LOADS), make_fold(LOADS, "w")
+load_parts, fold_parts = make_load(PARTS_LOADS), make_fold(PARTS_LOADS, "w")
 zeros_8, zeros_4, put_8, put_4 = make_zeros(8), make_zeros(4), make_put(1, 8), make_put(1, 4)
 
 
@@ -74,7 +74,7 @@ def column_sum_kernel(parts, x, R, C, part_rows):
     store_block_sums(parts, cuda.blockIdx.y, sums, lanes, 8 * tile, 8 * tile * cuda.blockIdx.x, C)
 
 
-@kernel("p p i i b", registers=64, threads=THREADS)
+@kernel("p p i i b", registers=80, threads=THREADS)
 def add_parts_kernel(out, parts, count, C, accumulate):
     """One block per 32 columns; thread (j, lane) owns 4 of them, in parts lane, lane + 32, ..."""
     sums = shared_address(cuda.shared.array(PARTS_SUMS, float32, alignment=ALIGNMENT))
@@ -85,7 +85,7 @@ def add_parts_kernel(out, parts, count, C, accumulate):
     while part < count and own < C:
         total = fold_parts(total, load_parts(parts + np.uint64(4 * (part * C + own)),
                                              4 * PARTS_LANES * C, PARTS_LANES, count - part))
-        part += LOADS * PARTS_LANES
+        part += PARTS_LOADS * PARTS_LANES
     put_4(sums + np.uint32(4 * PARTS_COLUMNS * lane + 16 * cuda.threadIdx.x), 0, 0, 1, total)
     cuda.syncthreads()  # every lane's sums stand
     c = lane * cuda.blockDim.x + cuda.threadIdx.x

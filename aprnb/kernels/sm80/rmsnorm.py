@@ -120,6 +120,7 @@ def make_forward(threads):
 def make_backward(threads):
     """The backward kernel with `threads` threads a row."""
     row_sum, copy = make_row_sum(threads), make_copy(VECTORS, threads, 16 * THREADS)
+    rows = THREADS // threads
 
     @device
     def fetch(place, dy, x, ds, row, R, C):
@@ -133,13 +134,13 @@ def make_backward(threads):
 
     @kernel("p p p p p p p i i f", registers=128, threads=THREADS, blocks=BACKWARD_BLOCKS,
             shared=STAGES * STAGE, name=f"rmsnorm_backward_{threads}",
-            spills=16 if threads == 32 else 0)  # two registers, once a row, on sm_80 alone
+            spills=24)  # up to four registers once a row, in the build for sm_80 alone
     def rmsnorm_backward_kernel(dx, parts, dy, ds, x, w, rstd, R, C, share):
-        """Rows as in forward, every gridDim.x * blockDim.y-th; the sums of dw over them go to row
+        """Rows as in forward, every gridDim.x * rows-th; the sums of dw over them go to row
         blockIdx.x of parts. Without ds there is nothing to add; dx may be ds. share: 1 / C."""
         ring = shared_address(cuda.shared.array(0, float32, alignment=ALIGNMENT))
         partial = cuda.shared.array(TWO_SETS, float32)
-        rows, step = cuda.blockDim.y, np.int32(cuda.gridDim.x * cuda.blockDim.y)
+        step = np.int32(cuda.gridDim.x * rows)
         own, left = 16 * cuda.threadIdx.x, (C >> 3) - cuda.threadIdx.x
         meeting = shared_address(partial)
         place = ring + np.uint32(16 * threads * cuda.threadIdx.y + own)
