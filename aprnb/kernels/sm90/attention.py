@@ -11,6 +11,8 @@ from ..launch import address, multiprocessors
 from ..shapes import ceil_div, expect, key_heads
 from ..tensor_maps import tensor_map
 from ..workspace import workspace
+from .attention_backward_128 import backward_128
+from .attention_delta import POSITIONS, delta_kernel
 from .attention_forward import FORWARD
 from .attention_key_gradient import key_gradient_kernel
 from .attention_parts import choose_parts, parts_scratch, sum_parts
@@ -46,7 +48,14 @@ def attention_backward(dqkv, delta, do, qkv, o, lse, stream):
     packed, rows = (B, T, H + 2 * KVH, D), (B, H, T)
     expect("attention_backward", dqkv=(dqkv, packed), delta=(delta, rows), do=(do, o.shape),
            qkv=(qkv, packed), lse=(lse, rows))
-    _gradients_64(dqkv, delta, do, qkv, o, lse, stream)
+    lse2, padded_delta = _padded_rows(B, T, H, stream)
+    if D == 128:
+        Tp = ceil_div(T, ROWS) * ROWS
+        delta_kernel[Tp // POSITIONS * B, 256, stream](
+            delta, padded_delta, lse2, o, do, lse, *map(np.int32, (T, Tp, H)))
+        backward_128(dqkv, padded_delta, lse2, do, qkv, stream)
+    else:
+        _backward_64(dqkv, delta, padded_delta, lse2, do, qkv, o, lse, stream)
 
 
 def misfit(*arguments):
@@ -54,10 +63,8 @@ def misfit(*arguments):
     for x in arguments:
         if len(x.shape) == 4 and str(x.dtype) != "bfloat16":
             return f"{x.dtype} storage, these kernels have bfloat16"
-    D, backward = arguments[0].shape[3], len(arguments) > 3
-    if D != 64 and (D != 128 or backward):
-        return f"head dimension {D}, these kernels have 64{'' if backward else ' and 128'}"
-    return None
+    D = arguments[0].shape[3]
+    return None if D in FORWARD else f"head dimension {D}, these kernels have 64 and 128"
 
 
 def _padded_rows(B, T, H, stream):
@@ -67,12 +74,11 @@ def _padded_rows(B, T, H, stream):
     return lse2, lse2 + nbytes
 
 
-def _gradients_64(dqkv, delta, do, qkv, o, lse, stream):
+def _backward_64(dqkv, delta, padded_delta, lse2, do, qkv, o, lse, stream):
     B, T, H, D = do.shape
     KVH = (qkv.shape[2] - H) // 2
     tiles, G = ceil_div(T, ROWS), H // KVH
     c, scale = np.float32(D ** -0.5 * LOG2_E), np.float32(D ** -0.5)
-    lse2, padded_delta = _padded_rows(B, T, H, stream)
     query_gradient_kernel[min(multiprocessors(), tiles * H * B), THREADS, stream](
         _heads(qkv, 0, H, ROWS), _heads(do, 0, H, ROWS), _heads(o, 0, H, ROWS),
         _heads(qkv, H, KVH, ROWS), _heads(qkv, H + KVH, KVH, ROWS), _heads(dqkv, 0, H, 64), lse,

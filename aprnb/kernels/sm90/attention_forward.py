@@ -88,7 +88,7 @@ def make_forward(D, slots):
                     s, phase = advance(s, phase)
 
     @kernel("p p p p p i i i i f", registers=168, threads=THREADS,
-            shared=q_full + BARRIERS + ALIGNED, architectures=("sm_90a",),
+            shared=q_full + BARRIERS + ALIGNED, architectures=("sm_90a",), overlap=True,
             name=f"attention_forward_{D}")
     def attention_forward_kernel(q_map, k_map, v_map, o_map, lse, B, T, H, G, c):
         tid = cuda.threadIdx.x
@@ -103,7 +103,9 @@ def make_forward(D, slots):
             open_ring(base + k_full, 2 * slots, 1)  # and v_full, which lies behind it
             open_ring(base + k_empty, 2 * slots, 2)  # and v_empty
             bar.mbarrier_fence_init()
+        bar.let_next_start()
         cuda.syncthreads()  # the barriers stand before anyone waits on them
+        bar.wait_for_previous()
 
         if warpgroup == 0:
             release_registers()

@@ -144,7 +144,7 @@ def write_part(dK, dV, sums, part, b, kvh, row, T, B, KVH, t):
 
 
 @kernel("p p p p p p n p p p i i i i i i f f", registers=168, threads=THREADS,
-        shared=EMPTY + BARRIERS + ALIGNED, architectures=("sm_90a",),
+        shared=EMPTY + BARRIERS + ALIGNED, architectures=("sm_90a",), overlap=True,
         spills=96,  # where an item belongs, stored before its walk and read behind it
         name="attention_key_gradient_64")
 def key_gradient_kernel(q_map, do_map, dk_map, dv_map, k, v, pitch, lse2, delta, sums, B, T, Tp,
@@ -162,7 +162,9 @@ def key_gradient_kernel(q_map, do_map, dk_map, dv_map, k, v, pitch, lse2, delta,
         open_ring(base + FULL, SLOTS, 1)
         open_ring(base + EMPTY, SLOTS, 256)
         bar.mbarrier_fence_init()
+    bar.let_next_start()
     cuda.syncthreads()  # the barriers stand before anyone waits on them
+    bar.wait_for_previous()
 
     if warpgroup == 0:
         release_registers()

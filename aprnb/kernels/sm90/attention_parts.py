@@ -13,6 +13,7 @@ from functools import cache
 import numpy as np
 
 from ..cuda import cuda, kernel
+from ..ptx.barrier import let_next_start, wait_for_previous
 from ..ptx.scalar import quotient
 from ..ptx.vector import load_f32x4, make_store_bf16x4
 from ..shapes import ceil_div
@@ -26,10 +27,12 @@ store_bf16x4 = make_store_bf16x4()
 
 
 @kernel("p n p i i i", registers=32, threads=THREADS, blocks=8, architectures=("sm_90a",),
-        name="attention_sum_parts")
+        overlap=True, name="attention_sum_parts")
 def sum_parts_kernel(dkv, pitch, parts, count, R, C):
     """dkv (R, C) bfloat16, `pitch` bytes between rows: the sum of parts (count, R, C) float32. A
     thread owns 4 columns of a row."""
+    let_next_start()
+    wait_for_previous()
     i = np.int32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
     row = quotient(i, C // 4)
     if row < R:

@@ -147,7 +147,7 @@ def write(dQ, base, dq_map, b, h, m, w, t):
 
 
 @kernel("p p p p p p p p p p i i i i i f f", registers=168, threads=THREADS,
-        shared=Q_FULL + BARRIERS + ALIGNED, architectures=("sm_90a",),
+        shared=Q_FULL + BARRIERS + ALIGNED, architectures=("sm_90a",), overlap=True,
         name="attention_query_gradient_64")
 def query_gradient_kernel(q_map, do_map, o_map, k_map, v_map, dq_map, lse, delta, padded_lse,
                           padded_delta, B, T, Tp, H, G, c, scale):
@@ -169,7 +169,9 @@ def query_gradient_kernel(q_map, do_map, o_map, k_map, v_map, dq_map, lse, delta
         open_ring(base + K_FULL, 2 * SLOTS, 1)  # and V_FULL, which lies behind it
         open_ring(base + K_EMPTY, 2 * SLOTS, 2)  # and V_EMPTY
         bar.mbarrier_fence_init()
+    bar.let_next_start()
     cuda.syncthreads()  # the barriers stand before anyone waits on them
+    bar.wait_for_previous()
 
     if warpgroup == 0:
         release_registers()
