@@ -10,7 +10,8 @@ pytestmark = pytest.mark.gpu
 # one vector; a row's last vectors missing; 1, 2, 4 and 8 warps a row; more rows than blocks hold
 SHAPES = pytest.mark.parametrize(
     "shape", [(1, 8), (3, 24), (7, 264), (19, 896), (5, 1024), (6, 1032), (3, 1536), (5, 3584),
-              (3, 8192), (5003, 896), (1700, 1536), (1100, 3584), (600, 8192)], ids=lambda shape: "x".join(map(str, shape)))
+              (3, 8192), (5003, 896), (1700, 1536), (1100, 3584), (600, 8192)],
+    ids=lambda shape: "x".join(map(str, shape)))
 
 
 @SHAPES
