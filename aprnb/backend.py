@@ -24,6 +24,7 @@ OPS = {  # module -> its public ops, the same in oracle and kernels
     "rope": ("rope_forward", "rope_backward"),
     "attention": ("attention_forward", "attention_backward"),
     "swiglu": ("swiglu_forward", "swiglu_backward"),
+    "linear_swiglu": ("linear_swiglu_forward", "swiglu_linear_backward"),
     "linear_cross_entropy": ("linear_cross_entropy_forward", "linear_cross_entropy_backward"),
     "adamw": ("adamw",),
 }

@@ -7,6 +7,7 @@ import pytest
 
 from aprnb.backend import open_backend
 from aprnb.config import ModelConfig
+from aprnb.errors import DeviceError
 from aprnb.generate.greedy import continue_greedy
 from aprnb.model.instance import Model
 from aprnb.model.stages import departure
@@ -22,13 +23,15 @@ CONFIGS = {  # lane -> family -> configuration, batch, length
             "llama": (ModelConfig("llama", 256, 2, 4, 4, 128, 301, 1009, 256, 5e5, 1e-5, False),
                       3, 65)},
 }
+# rows of 16 bytes, but a vocabulary that is none: what the rooms sm90 and sm80 take
+WIDE = ModelConfig("qwen2", 192, 3, 14, 2, 64, 328, 1009, 256, 1e6, 1e-6, True)
 # departures of loss and gradients from the float32 oracle, in units of each tensor's largest value
 LIMITS = {"fp32": 2e-5, "bf16": 0.06}
 
 
-def side(config, device, precision, batch, length):
-    model = Model.random(config, open_backend(device, precision), seed=0)
-    return Trainer(model, batch, None, length, OptimiserSettings(weight_decay=0.1))
+def side(config, device, precision, batch, length, kernels="auto", **more):
+    model = Model.random(config, open_backend(device, precision, kernels), seed=0)
+    return Trainer(model, batch, None, length, OptimiserSettings(weight_decay=0.1), **more)
 
 
 def batches(config, batch, length, count):
@@ -127,3 +130,52 @@ def test_greedy_text_is_the_oracles():
     texts = [continue_greedy(Model.random(config, open_backend(device, "fp32"), 0), [1, 2, 3], 20)
              for device in ("cpu", "cuda")]
     assert texts[0].tokens == texts[1].tokens
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernels", ["sm_90", "sm_80", "portable"])
+@pytest.mark.parametrize("recompute", ["none", "ffn", "block"])
+def test_every_room_computes_the_same_gradients(kernels, recompute):
+    ours = side(WIDE, "cuda", "bf16", 3, 131, kernels, recompute=recompute)
+    twin = side(WIDE, "cpu", "fp32", 3, 131)
+    inputs, targets = next(batches(WIDE, 3, 131, 1))
+    for _ in range(3):  # kernel by kernel, while it is captured, and as a graph
+        loss, norm = ours.gradients(inputs, targets)
+    want, norm_want = twin.gradients(inputs, targets)
+    assert abs(loss / want - 1) <= LIMITS["bf16"] / 10
+    assert abs(norm / norm_want - 1) <= LIMITS["bf16"]
+    got = ours.model.table.views(ours.model.backend.download(ours.g))
+    for name in twin.model.table.tensors:
+        error = departure(got[name], twin.grads[name])
+        assert error <= LIMITS["bf16"], f"{name}: departs by {error:.1e} of its largest value"
+    served = {line.split(":")[0] for line in ours.model.backend.served()}
+    assert kernels.replace("_", "") in served
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("micro", [2, 1])
+def test_graphs_replay_a_changing_schedule(micro):
+    """Rate, corrections, clip and target count stand in device arrays: a graph sees them change."""
+    digests = set()
+    for eager in (False, True):
+        backend = open_backend("cuda", "bf16")
+        if eager:
+            backend.program = lambda body: body
+            backend.build = lambda programs: None
+        model = Model.random(WIDE, backend, seed=0)
+        trainer = Trainer(model, 2, micro, 65, OptimiserSettings(grad_clip=0.5))
+        for step, (inputs, targets) in enumerate(batches(WIDE, 2, 65, 7)):
+            targets[0, :9 * step] = -1
+            trainer.gradients(inputs, targets)
+            trainer.update(1e-3 / (1 + step))
+        digests.add((trainer.state_digest(), backend.download(model.work).tobytes()))
+    assert len(digests) == 1
+
+
+@pytest.mark.gpu
+def test_kernels_that_cannot_serve_are_an_error():
+    with pytest.raises(DeviceError, match="precision fp32, need bf16"):
+        open_backend("cuda", "fp32", "sm_90")
+    narrow = CONFIGS["gpu"]["qwen2"][0]  # rows of 198 elements
+    with pytest.raises(DeviceError, match="linear_forward: rows of 396 bytes in a"):
+        side(narrow, "cuda", "bf16", 1, 8, "sm_90").gradients(*next(batches(narrow, 1, 8, 1)))

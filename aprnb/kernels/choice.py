@@ -12,16 +12,17 @@ from importlib import import_module
 from ..errors import DeviceError
 
 ROOMS = {  # op module -> rooms that have it, best first
-    "adamw": ("portable",),
-    "attention": ("portable",),
-    "convert": ("portable",),
-    "embedding": ("portable",),
-    "linear": ("sm90", "portable"),
-    "linear_cross_entropy": ("portable",),
-    "reduce": ("portable",),
-    "rmsnorm": ("portable",),
-    "rope": ("portable",),
-    "swiglu": ("portable",),
+    "adamw": ("sm80", "portable"),
+    "attention": ("sm90", "portable"),
+    "convert": ("sm80", "portable"),
+    "embedding": ("sm80", "portable"),
+    "linear": ("sm90", "sm80", "portable"),
+    "linear_cross_entropy": ("sm90", "portable"),
+    "linear_swiglu": ("sm90", "sm80", "portable"),
+    "reduce": ("sm80", "portable"),
+    "rmsnorm": ("sm80", "portable"),
+    "rope": ("sm80", "portable"),
+    "swiglu": ("sm80", "portable"),
 }
 NAMES = {"auto": "sm90", "sm_90": "sm90", "sm_80": "sm80", "portable": "portable"}
 ORDER = ("sm90", "sm80", "portable")

@@ -63,8 +63,7 @@ class Decoder:
 
     def _expand(self, w, a):
         """From the second norm to the activation of the MLP."""
-        self.ops.linear_forward(a("gate_up"), a("y_mlp"), w("gate_up.weight"), None)
-        self.ops.swiglu_forward(a("act"), a("gate_up"))
+        self.ops.linear_swiglu_forward(a("act"), a("gate_up"), a("y_mlp"), w("gate_up.weight"))
 
     def losses(self, targets):
         """Loss in nats of every row, after forward.  Shapes: targets (R,) i32 -> (R,) f32"""
@@ -128,9 +127,9 @@ class Decoder:
 
     def _mlp_backward(self, w, a, g, accumulate):
         ops, acts = self.ops, self.acts
-        ops.linear_backward(acts["d_act"], g("mlp.down_proj.weight"), None, acts["d_residual"],
-                            a("act"), w("mlp.down_proj.weight"), accumulate)
-        ops.swiglu_backward(acts["d_gate_up"], acts["d_act"], a("gate_up"))
+        ops.swiglu_linear_backward(acts["d_gate_up"], acts["d_act"], g("mlp.down_proj.weight"),
+                                   acts["d_residual"], a("gate_up"), a("act"),
+                                   w("mlp.down_proj.weight"), accumulate)
         ops.linear_backward(acts["d_hidden"], g("gate_up.weight"), None, acts["d_gate_up"],
                             a("y_mlp"), w("gate_up.weight"), accumulate)
 

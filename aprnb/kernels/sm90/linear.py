@@ -1,5 +1,5 @@
 """Linear layer on Hopper's tensor cores; see kernels/linear.py for the meaning of each argument."""
-from ..reduce import column_sum
+from ..sm80.reduce import column_sum
 from ..shapes import expect
 from . import matmul as products
 from .matmul import matmul

@@ -21,9 +21,9 @@ import numpy as np
 from ..cuda import cuda, device, kernel
 from ..ptx import barrier as bar
 from ..ptx import tma
-from ..ptx.scalar import fence_gpu, increment, load_acquire, shared_address, uniform
-from ..ptx.tiles import make_add_columns, make_partials, make_stage, make_store
+from ..ptx.scalar import shared_address, uniform
 from ..ptx.wgmma import K_MAJOR, make_accumulator, make_product, mn_major, wait_1
+from .matmul_epilogues import make_part_writer, make_prefetch, make_writer
 
 ROWS, DEPTH, THREADS = 128, 64, 384  # of a tile; of a stage along K; of a block
 SHARED_MAX = 232448  # bytes a block can have
@@ -56,29 +56,33 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
     """The kernel of one variant, with its `geometry` as attribute `g`.
 
     layout "nt" | "nn" | "tn" (float32 result) | "nt_f32" as in kernels/matmul.py; columns:
-    multiple of 16 up to 256; epilogue "plain" | "bias" | "add"; cluster: blocks that share B by
+    multiple of 16 up to 256; epilogue: see matmul_epilogues.py; cluster: blocks that share B by
     multicast; parts: pieces along K of a tile of the last, incomplete wave.
-    Kernel arguments: maps of A, B and C (unused when float32), addresses of C and of the bias,
-    M, N, K, bytes between rows of C, tiles of M in a raster group, scratch, counters.
+    Kernel arguments: maps of A, B, the up projection's half of B, C, its up half, the activation;
+    addresses of C and of what the epilogue reads (bias, or gate and up); M, N, K, bytes between
+    rows of C, tiles of M in a raster group, scratch, counters. What a variant does not use is 0.
     """
     f32 = layout in ("tn", "nt_f32")
     g = geometry(layout, columns, f32)
-    corner, item = _make_work(columns, cluster, parts)
-    feed = _make_producer(layout, columns, cluster, g, corner, item)
+    # with "swiglu" a tile is as many columns of the gate and the same ones of the up projection
+    corner, item = _make_work(columns // 2 if epilogue == "swiglu" else columns, cluster, parts)
+    feed = _make_producer(layout, columns, epilogue, cluster, g, corner, item)
     multiply = _make_products(layout, columns, cluster, g)
-    write = _make_writer(columns, epilogue, f32, g)
-    write_part = _make_part_writer(columns, epilogue, f32, parts, cluster, g)
+    prefetch = make_prefetch(columns, epilogue)
+    write = make_writer(columns, epilogue, f32, g)
+    write_part = make_part_writer(columns, epilogue, f32, parts, cluster, g)
     zeros = make_accumulator(columns // 2)[0]
     stages, bar_offset = g.stages, g.barriers
     chunk_row = g.chunk_columns * 2  # bytes; as many as the swizzle's period of columns
     swizzle_rows = 128 // chunk_row
     wait_all = tma.wait_stores_read(0)
 
-    @kernel("p p p p p i i i n i p p", registers=168, threads=THREADS, shared=g.shared,
+    @kernel("p p p p p p p p i i i n i p p", registers=168, threads=THREADS, shared=g.shared,
             cluster=cluster, architectures=("sm_90a",), overlap=True,
             spills=_spills(epilogue, cluster, parts),
             name=f"matmul_{layout}_{epilogue}_{columns}_c{cluster}_p{parts}")
-    def matmul_kernel(a_map, b_map, c_map, c, bias, M, N, K, pitch, group, scratch, counters):
+    def matmul_kernel(a_map, b_map, up_map, c_map, c_up_map, act_map, c, extra, M, N, K, pitch,
+                      group, scratch, counters):
         tid = cuda.threadIdx.x
         base = (shared_address(cuda.shared.array(0, np.uint8)) + 1023) & 0xFFFFFC00
         full = base + bar_offset
@@ -104,7 +108,7 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
         first = np.int32(cuda.blockIdx.x) // cluster
         clusters = np.int32(cuda.gridDim.x) // cluster
         tiles_m = (M + (ROWS * cluster - 1)) // (ROWS * cluster)
-        tiles_n = (N + (columns - 1)) // columns
+        tiles_n = (N + (width - 1)) // width
         steps = (K + (DEPTH - 1)) // DEPTH
         whole, loose, extra = tiles_m * tiles_n, 1, 0
         if parts > 1:
@@ -115,7 +119,7 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
         if warpgroup == 0:
             release_registers()
             if tid == 0:
-                feed(a_map, b_map, base, full, empty, first, clusters, whole, loose, extra, steps,
+                feed(a_map, b_map, up_map, base, full, empty, first, clusters, whole, loose, extra, steps,
                      group, tiles_m, tiles_n, rank)
         else:
             take_registers()
@@ -132,18 +136,21 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
                 tile, k0, k1, part = item(n, whole, loose, steps)
                 n += clusters
                 m0, n0 = corner(tile, group, tiles_m, tiles_n, rank)
+                early = prefetch(extra, pitch, M, N, m0 + 64 * w, n0, t)
                 acc, s, phase = multiply(acc, base, full, empty, s, phase, k0, k1, w, t)
                 if parts > 1 and part >= 0:
                     who = ((tile - whole) * cluster + rank) * 2 + w
                     write_part(acc, c, scratch, counters, pitch, M, N, m0 + 64 * w, n0, t, w, who,
                                part, loose)
                 else:
-                    write(acc, c_map, c, bias, pitch, M, N, m0 + 64 * w, n0, t, w, out, mine)
+                    write(acc, early, c_map, c_up_map, act_map, c, extra, pitch, M, N, m0 + 64 * w,
+                          n0, t, w, out, mine)
             if not f32 and t == 0:
                 wait_all()  # shared memory must outlive the last stores' reads
         if cluster > 1:
             bar.cluster_sync()  # a block may still arrive on its neighbour's barriers
 
+    width = columns // 2 if epilogue == "swiglu" else columns
     g_out, buffers, chunk_bytes = g.out, g.buffers, g.chunk_bytes
     matmul_kernel.g = g
     return matmul_kernel
@@ -180,15 +187,19 @@ def _make_work(columns, cluster, parts):
     return corner, item
 
 
-def _make_producer(layout, columns, cluster, g, corner, item):
+def _make_producer(layout, columns, epilogue, cluster, g, corner, item):
     a_mn, b_mn = MAJOR[layout]
     stages, stage_bytes, a_bytes, b_blocks = g.stages, g.stage_bytes, g.a_bytes, g.b_blocks
     share = columns // cluster  # rows of B that this block loads for its cluster
     everyone = (1 << cluster) - 1
+    gated, half = epilogue == "swiglu", columns // 2
 
     @device
-    def load_b(b_map, target, n0, k, full, rank):
-        if b_mn:
+    def load_b(b_map, up_map, target, n0, k, full, rank):
+        if gated:
+            tma.load_2d(target, b_map, k, n0, full)
+            tma.load_2d(target + half * 128, up_map, k, n0, full)
+        elif b_mn:
             for j in range(rank, b_blocks, cluster):
                 if cluster > 1:
                     tma.load_2d_multicast(target + j * BLOCK_BYTES, b_map, n0 + 64 * j, k, full,
@@ -202,7 +213,7 @@ def _make_producer(layout, columns, cluster, g, corner, item):
             tma.load_2d(target, b_map, k, n0, full)
 
     @device
-    def feed(a_map, b_map, base, full, empty, first, clusters, whole, loose, extra, steps, group,
+    def feed(a_map, b_map, up_map, base, full, empty, first, clusters, whole, loose, extra, steps, group,
              tiles_m, tiles_n, rank):
         """Fill stage after stage of every tile, as far ahead as the ring allows."""
         n, s, phase = first, 0, 0
@@ -220,7 +231,7 @@ def _make_producer(layout, columns, cluster, g, corner, item):
                     tma.load_2d(target + BLOCK_BYTES, a_map, m0 + 64, k, ready)
                 else:
                     tma.load_2d(target, a_map, k, m0, ready)
-                load_b(b_map, target + a_bytes, n0, k, ready, rank)
+                load_b(b_map, up_map, target + a_bytes, n0, k, ready, rank)
                 s += 1
                 if s == stages:
                     s = 0
@@ -262,100 +273,3 @@ def _make_products(layout, columns, cluster, g):
         release(last, t)
         return acc, s, phase
     return multiply
-
-
-def _make_writer(columns, epilogue, f32, g):
-    add_bias = make_add_columns(columns)
-    store, stage = make_store(columns, epilogue == "add"), make_stage(columns, g.chunk_columns)
-    biased, width, chunks = epilogue == "bias", g.chunk_columns, g.chunks
-    buffers, chunk_bytes = g.buffers, g.chunk_bytes
-    wait_all, wait_one = tma.wait_stores_read(0), tma.wait_stores_read(max(g.buffers - 1, 0))
-
-    @device
-    def through_one_buffer(acc, chunk, c_map, m0, n0, t, w, out, mine):
-        """One chunk of the columns, when buffers are fewer than chunks: they take turns."""
-        if chunk < chunks:
-            if t == 0:
-                wait_one()
-            bar.named_sync(1 + w, 128)  # the buffer is free for all
-            stage(acc, chunk, mine + chunk % buffers * chunk_bytes)
-            bar.fence_async_shared()
-            bar.named_sync(1 + w, 128)  # all rows of the chunk stand
-            if t == 0:
-                tma.store_2d(c_map, out + chunk % buffers * chunk_bytes, n0 + chunk * width, m0)
-                tma.commit_stores()
-
-    @device
-    def at_once(acc, c_map, m0, n0, t, w, out, mine):
-        """Every chunk has a buffer: one round of barriers."""
-        if t == 0:
-            wait_all()
-        bar.named_sync(1 + w, 128)  # the buffers are free for all
-        stage(acc, 0, mine)
-        stage(acc, 1, mine + chunk_bytes)
-        stage(acc, 2, mine + 2 * chunk_bytes)
-        stage(acc, 3, mine + 3 * chunk_bytes)
-        stage(acc, 4, mine + 4 * chunk_bytes)
-        stage(acc, 5, mine + 5 * chunk_bytes)
-        stage(acc, 6, mine + 6 * chunk_bytes)
-        stage(acc, 7, mine + 7 * chunk_bytes)
-        stage(acc, 8, mine + 8 * chunk_bytes)
-        bar.fence_async_shared()
-        bar.named_sync(1 + w, 128)  # all rows stand
-        if t == 0:
-            for c in range(chunks):
-                tma.store_2d(c_map, out + c * chunk_bytes, n0 + c * width, m0)
-            tma.commit_stores()
-
-    @device
-    def write(acc, c_map, c, bias, pitch, M, N, m0, n0, t, w, out, mine):
-        """A warpgroup's 64 rows of a tile, from row m0 and column n0."""
-        row = m0 + 16 * (t >> 5) + ((t & 31) >> 2)
-        column = n0 + 2 * (t & 3)
-        if f32:
-            store(acc, c + np.int64(row) * pitch + column * 4, pitch, M - row, N - column)
-        else:
-            if biased:
-                acc = add_bias(acc, bias + column * 2, N - column)
-            if buffers == chunks:
-                at_once(acc, c_map, m0, n0, t, w, out, mine)
-            else:
-                through_one_buffer(acc, 0, c_map, m0, n0, t, w, out, mine)
-                through_one_buffer(acc, 1, c_map, m0, n0, t, w, out, mine)
-                through_one_buffer(acc, 2, c_map, m0, n0, t, w, out, mine)
-                through_one_buffer(acc, 3, c_map, m0, n0, t, w, out, mine)
-                through_one_buffer(acc, 4, c_map, m0, n0, t, w, out, mine)
-                through_one_buffer(acc, 5, c_map, m0, n0, t, w, out, mine)
-                through_one_buffer(acc, 6, c_map, m0, n0, t, w, out, mine)
-                through_one_buffer(acc, 7, c_map, m0, n0, t, w, out, mine)
-                through_one_buffer(acc, 8, c_map, m0, n0, t, w, out, mine)
-    return write
-
-
-def _make_part_writer(columns, epilogue, f32, parts, cluster, g):
-    put, gather = make_partials(columns // 2, parts)
-    store = make_store(32, epilogue == "add", bfloat16=not f32)
-    part_bytes, size = g.part_bytes, 4 if f32 else 2
-
-    @device
-    def write_part(acc, c, scratch, counters, pitch, M, N, m0, n0, t, w, who, part, loose):
-        """Meet the other parts of warpgroup `who`'s tile half, then store every `parts`-th 32
-        columns of the sum. Counters only grow: the meeting is over at the next multiple."""
-        mine = scratch + who * part_bytes + t * 16
-        step = loose * cluster * 2 * part_bytes
-        put(acc, mine + part * step)
-        fence_gpu()
-        bar.named_sync(1 + w, 128)  # this part stands, all of it
-        if t == 0:
-            counter = counters + who * 4
-            goal = (np.int64(increment(counter)) // parts + 1) * parts
-            while np.int64(load_acquire(counter)) < goal:
-                pass
-        bar.named_sync(1 + w, 128)  # all parts stand
-        row = m0 + 16 * (t >> 5) + ((t & 31) >> 2)
-        for chunk in range(part, (columns + 31) // 32, parts):
-            column = n0 + 32 * chunk + 2 * (t & 3)
-            store(gather(mine + chunk * 8192, step),
-                  c + np.int64(row) * pitch + column * size, pitch, M - row,
-                  min(N, n0 + columns) - column)
-    return write_part
