@@ -1,0 +1,180 @@
+"""The backward pass at head dimension 128, in all its variants.
+
+On the CPU the kernels' own source walks through a model of the machine (warpgroups.py): every item,
+address, barrier and phase, at lengths around every tile edge. On a GPU the op is judged like that
+of head dimension 64 (test_sm90_attention.py).
+"""
+from functools import cache, partial
+
+import numpy as np
+import pytest
+
+from judge import blank, judge, normal
+from test_attention import forward, one_by_one, packed
+from test_sm90_attention import ROUNDED
+from tolerance import BF16, F32
+
+D, TILE = 128, 8192  # bytes of 64 x 64 bfloat16
+VARIANTS = pytest.mark.parametrize("keep, turns", [(True, False), (True, True), (False, False),
+                                                   (False, True)],
+                                   ids=["kept", "kept-turns", "recomputed", "recomputed-turns"])
+
+
+def shapes(*found):
+    return pytest.mark.parametrize("B, T, H, KVH", found, ids=lambda x: str(x))
+
+
+# ---------------------------------------------------------------- on the CPU
+
+def walk(monkeypatch, shape, blocks, seed=0, kept_bytes=1 << 30, **variant):
+    """(dqkv of the kernels in the model, dqkv of the oracle in float64); bfloat16 inputs."""
+    from aprnb.kernels.sm90 import attention_backward_128 as op
+    from aprnb.oracle.attention import attention_backward
+    from warpgroups import Launcher, Memory, TensorMap
+    B, T, H, KVH = shape
+    memory, rng = Memory(), np.random.default_rng(seed)
+    qkv = rng.standard_normal((B, T, H + 2 * KVH, D)).astype(BF16)
+    do = rng.standard_normal((B, T, H, D)).astype(BF16)
+    o, lse = forward(qkv.astype(float), H)
+    truth, delta = np.empty(qkv.shape), np.empty((B, H, T))
+    attention_backward(truth, delta, do.astype(float), qkv.astype(float), o, lse)
+    rows = np.zeros((2, B, H, -(-T // 128) * 128), F32)
+    rows[1] = np.inf
+    rows[:, :, :, :T] = delta, lse / np.log(2)
+    dqkv, maps = blank(qkv.shape, BF16), {}
+
+    def launcher(kernel, keys_are_rows=False):
+        return Launcher(kernel, memory, keys_are_rows, seed)
+
+    def sum_parts(target, pitch, sums, count, R, C, stream):
+        if count > 1:
+            parts = memory.bytes(sums, 4 * count * R * C).view(F32).reshape(count, R, C)
+            dqkv.reshape(R, -1)[:, H * D:] = parts.sum(axis=0)
+    for name, stand_in in {
+            "address": lambda array: 0, "multiprocessors": lambda: blocks, "KEPT_BYTES": kept_bytes,
+            "workspace": lambda name, nbytes, stream: memory.place(np.full(nbytes, 0xFF, np.uint8)),
+            "parts_scratch": lambda count, R, C, stream: (
+                memory.place(blank((count, R, C), F32)) if count > 1 else None),
+            "sum_parts": sum_parts, "_map": lambda x: maps.setdefault(id(x), TensorMap(x)),
+            "query_gradients": launcher(op.query_gradients),
+            "KEY_GRADIENTS": {k: launcher(v, True) for k, v in op.KEY_GRADIENTS.items()},
+            "RECOMPUTED": {k: launcher(v) for k, v in op.RECOMPUTED.items()},
+            "choose_plan": op.choose_plan.__wrapped__}.items():
+        monkeypatch.setattr(op, name, stand_in)
+    op.backward_128(dqkv, memory.place(rows[0]), memory.place(rows[1]), do, qkv, 0, **variant)
+    return dqkv.astype(float), truth
+
+
+def assert_close(got, truth, H, KVH):
+    for name, heads in {"dq": slice(0, H), "dk": slice(H, H + KVH),
+                        "dv": slice(H + KVH, None)}.items():
+        size = np.linalg.norm(truth[:, :, heads])
+        error = np.linalg.norm(got[:, :, heads] - truth[:, :, heads])
+        assert error <= 3.5e-3 * size + 1e-6, f"{name}: {error:.1e} of {size:.1e}"
+
+
+@pytest.mark.ptx
+@VARIANTS
+@shapes((1, 1, 1, 1), (1, 64, 2, 1), (1, 65, 4, 2), (2, 128, 2, 2), (2, 150, 3, 1), (1, 333, 6, 2))
+def test_walk(B, T, H, KVH, keep, turns, monkeypatch):
+    got, truth = walk(monkeypatch, (B, T, H, KVH), 3, keep=keep, turns=turns)
+    assert_close(got, truth, H, KVH)
+
+
+@pytest.mark.ptx
+@pytest.mark.parametrize("seed", range(4))
+def test_the_order_in_which_warpgroups_go_on_does_not_matter(seed, monkeypatch):
+    first, truth = walk(monkeypatch, (1, 200, 4, 2), 2, seed=0)
+    monkeypatch.undo()
+    from warpgroups import Block
+    draw = Block.__init__
+
+    def other(self, launcher, *rest):
+        launcher.seed = 7 + seed
+        draw(self, launcher, *rest)
+    monkeypatch.setattr(Block, "__init__", other)
+    assert first.tobytes() == walk(monkeypatch, (1, 200, 4, 2), 2, seed=0)[0].tobytes()
+
+
+@pytest.mark.ptx
+@pytest.mark.parametrize("shape, blocks, kept_bytes", [
+    ((1, 1024, 1, 1), 4, 1 << 30),            # a long walk
+    ((1, 320, 7, 1), 8, 1 << 30),             # heads cut into unequal parts
+    ((2, 150, 4, 2), 3, 3 * 2 * 6 * TILE),    # rounds of two groups
+    ((3, 150, 2, 1), 3, 2 * 2 * 6 * TILE),    # the last round is shorter
+    ((1, 200, 2, 1), 2, TILE)], ids=["long", "parts", "rounds", "last-round", "does-not-fit"])
+def test_walk_of(shape, blocks, kept_bytes, monkeypatch):
+    got, truth = walk(monkeypatch, shape, blocks, kept_bytes=kept_bytes)
+    assert_close(got, truth, *shape[2:])
+
+
+@pytest.mark.ptx
+@pytest.mark.parametrize("shape, plan", [
+    ((16, 1024, 12, 2), (32, 32 * 6 * 136 * TILE, 1)), ((4, 4096, 12, 2), (8, 8 * 6 * 2080 * TILE, 1)),
+    ((4, 4096, 28, 4), (8, 8 * 7 * 2080 * TILE, 1)), ((1, 32768, 28, 4), (4, 0, 1)),
+    ((4, 512, 12, 2), (8, 8 * 6 * 36 * TILE, 6))])
+def test_plan(shape, plan):
+    from aprnb.kernels.sm90.attention_backward_128 import choose_plan
+    assert choose_plan(*shape, 132) == plan
+
+
+@pytest.mark.ptx
+def test_what_is_put_is_got_transposed():
+    """Lane by lane: where the pairs of an accumulator go, and what ldmatrix makes of them."""
+    from aprnb.kernels.ptx import layouts, transposed
+    values, place = np.arange(64 * 64).reshape(64, 64), np.full(TILE // 2, -1)
+    pairs = values[layouts.wgmma_accumulator(64)].reshape(128, 16, 2)
+    for t in range(128):
+        for i in range(16):
+            at = transposed.put_place.py_func(t) + 128 * (i // 2) + 1024 * (i % 2)
+            place[at // 2:at // 2 + 2] = pairs[t, i]
+    row, column = np.divmod(values, 64)
+    assert (place[512 * (row // 8) + 64 * (column // 8) + 8 * (row % 8) + column % 8]
+            == values).all()
+    wanted = values.T[layouts.wgmma_a(4)]
+    for warp in range(4):
+        for k in range(4):
+            starts = [transposed.get_place.py_func(32 * warp + lane) + 2048 * k
+                      for lane in range(32)]
+            assert len({s // 16 % 8 for s in starts[:8]}) == 8, "bank conflicts"
+            blocks = np.stack([place[s // 2:s // 2 + 8] for s in starts]).reshape(4, 8, 8)
+            got = blocks[layouts.eight_by_eight(True)]
+            assert (got == wanted[32 * warp:32 * warp + 32, 4 * k:4 * k + 4]).all()
+
+
+# ---------------------------------------------------------------- on a GPU
+
+@cache
+def arguments(shape):
+    """The op's arguments, and dqkv as the kernels' order of sums gives it in float32."""
+    B, T, H, KVH = shape
+    qkv = packed((*shape, D), BF16)
+    o, lse = forward(qkv, H)
+    do = normal(1, o.shape, BF16)
+    return ({"dqkv": blank(qkv.shape, BF16), "delta": blank(lse.shape, F32), "do": do, "qkv": qkv,
+             "o": o, "lse": lse}, one_by_one(do, qkv, o, lse).astype(BF16))
+
+
+def judge_backward(monkeypatch, shape, **variant):
+    from aprnb.kernels.sm90 import attention
+    monkeypatch.setattr(attention, "backward_128", partial(attention.backward_128, **variant))
+    given, own = arguments(shape)
+    judge("attention", "attention_backward", given, ("dqkv",), free=("delta",), room="sm90",
+          peer={"dqkv": own}, allowance=ROUNDED)
+
+
+@pytest.mark.gpu
+@VARIANTS
+@shapes((1, 1, 1, 1), (2, 64, 2, 1), (1, 128, 2, 2), (2, 150, 3, 1), (2, 333, 6, 2),
+        (1, 1000, 4, 1), (1, 320, 7, 1), (3, 257, 5, 5), (4, 512, 6, 2))
+def test_backward(B, T, H, KVH, keep, turns, monkeypatch):
+    judge_backward(monkeypatch, (B, T, H, KVH), keep=keep, turns=turns)
+
+
+@pytest.mark.gpu
+def test_backward_in_rounds(monkeypatch):
+    from aprnb.kernels.sm90 import attention_backward_128 as op
+    monkeypatch.setattr(op, "KEPT_BYTES", 2 * 3 * 21 * TILE)
+    monkeypatch.setattr(op, "choose_plan", op.choose_plan.__wrapped__)
+    assert op.choose_plan(2, 333, 6, 2, 132).groups == 2
+    judge_backward(monkeypatch, (2, 333, 6, 2))
