@@ -14,9 +14,10 @@ us without, at 16 x 1024).
 
 P is rounded to bfloat16 before the second product, the sum of a row is that of the unrounded P.
 
-Floor at 16 x 1024, 14 heads of 64: 30 GFLOP of half squares, 33 with what the masked halves cost:
-41 us at 800 TFLOP/s; 235 million exp2 at 16 a clock and multiprocessor: 63 us, which is the bound
-at head_dim 64. At head_dim 128 the products are twice as long and bound it: 12 heads 64 us.
+Floor at 16 x 1024, 14 heads of 64: 30 GFLOP of half squares, 32 with what the masked halves cost:
+40 us at 800 TFLOP/s; 125 million exp2 at 16 a clock and multiprocessor: 34 us. At head_dim 128 the
+products are twice as long: 12 heads 55 GFLOP, 68 us, beside 29 us; K and V come out of L2 at 32
+bytes a clock and multiprocessor if the products ran at their full rate.
 """
 import math
 
@@ -28,8 +29,8 @@ from ..ptx import tma
 from ..ptx.scalar import ex2, lg2, quotient, rcp, shared_address, store_f32, uniform
 from ..ptx.tiles import make_rows, make_stage, make_widen, quad_sum
 from ..ptx.wgmma import k_major, make_accumulator, make_product, mn_major
-from .attention_schedule import (ALIGNED, BARRIERS, LN2, PANEL, ROWS, THREADS, dealt, make_ring,
-                                 open_ring, query_tile, query_tiles, rounds_of)
+from .attention_schedule import (ALIGNED, BARRIERS, LN2, PANEL, ROWS, THREADS, dealt, i32,
+                                 make_ring, open_ring, query_tile, query_tiles, rounds_of)
 
 LOWEST = np.float32(-math.inf)
 release_registers, take_registers = bar.setmaxnreg("dec", 24), bar.setmaxnreg("inc", 240)
@@ -65,7 +66,7 @@ def make_forward(D, slots):
     @device
     def feed(base, q_map, k_map, v_map, T, B, H, G):
         """Load Q, K and V of every tile, as far ahead as the slots allow."""
-        s, phase, q_slot, q_phase = 0, 0, 0, 0
+        s, phase, q_slot, q_phase = i32(0), i32(0), i32(0), i32(0)
         tiles = query_tiles(T, B, H)
         for r in range(rounds_of(tiles)):
             i = dealt(r)
@@ -74,9 +75,9 @@ def make_forward(D, slots):
                 bar.mbarrier_wait(base + q_empty + 8 * q_slot, q_phase ^ 1)
                 load(base + q_slot * tile_bytes, q_map, h * D, m * ROWS, b,
                      base + q_full + 8 * q_slot)
-                q_slot ^= 1
+                q_slot = i32(q_slot ^ 1)
                 if q_slot == 0:
-                    q_phase ^= 1
+                    q_phase = i32(q_phase ^ 1)
                 for left in range(m + 1):
                     u = (m - left) * ROWS
                     bar.mbarrier_wait(base + k_empty + 8 * s, phase ^ 1)
@@ -113,9 +114,9 @@ def make_forward(D, slots):
                 feed(base, q_map, k_map, v_map, T, B, H, G)
         else:
             take_registers()
-            w = np.int32(warpgroup) - 1
-            t = np.int32(tid) & 127
-            s, phase, q_slot, q_phase = 0, 0, 0, 0
+            w = i32(warpgroup) - 1
+            t = i32(tid) & 127
+            s, phase, q_slot, q_phase = i32(0), i32(0), i32(0), i32(0)
             S = zeros_s()
             O = zeros_o()
             one = np.float32(1.0)
@@ -164,9 +165,9 @@ def make_forward(D, slots):
                         if keep:
                             bar.mbarrier_arrive(base + v_empty + 8 * read)
                         bar.mbarrier_arrive(base + q_empty + 8 * q_slot)
-                    q_slot ^= 1
+                    q_slot = i32(q_slot ^ 1)
                     if q_slot == 0:
-                        q_phase ^= 1
+                        q_phase = i32(q_phase ^ 1)
                     O = scale_o(O, shrink)
                     P = to_bf16(S)
                     O = output(O, P, base + v_place + s * tile_bytes, keep)

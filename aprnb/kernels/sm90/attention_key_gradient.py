@@ -20,8 +20,8 @@ one whose first block is left of the diagonal takes an empty turn).
 Every thread arrives when it has read a slot, not one for its warpgroup: compute-sanitizer follows
 only that, and it costs 1.3 % at most.
 
-Floor at 16 x 1024, 14 heads: 4 products of 15 GFLOP each half square, with the diagonal 65 GFLOP:
-81 us at 800 TFLOP/s, and 63 us of exponentials that can run under them.
+Floor at 16 x 1024, 14 heads: 4 products of 15 GFLOP each half square, with the diagonal 64 GFLOP:
+80 us at 800 TFLOP/s, and 34 us of exponentials that can run under them (16 a clock).
 """
 import numpy as np
 
@@ -31,8 +31,8 @@ from ..ptx import tma
 from ..ptx.scalar import quotient, shared_address, uniform
 from ..ptx.tiles import make_columns, make_rows, make_stage, make_store
 from ..ptx.wgmma import make_accumulator, make_operand, make_product, mn_major
-from .attention_schedule import (ALIGNED, BARRIERS, ROWS, THREADS, dealt, make_ring, open_ring,
-                                 rounds_of)
+from .attention_schedule import (ALIGNED, BARRIERS, ROWS, THREADS, dealt, i32, make_ring,
+                                 open_ring, rounds_of)
 
 D, SLOTS = 64, 6  # head dimension; query blocks in the ring
 BLOCK = 64 * D * 2  # bytes of 64 query rows
@@ -60,7 +60,7 @@ wait_stores = tma.wait_stores_read(0)
 @device
 def key_items(T, B, KVH, parts):
     """Number of items over all sequences and key heads."""
-    return np.int32(quotient(T + (ROWS - 1), ROWS) * B * KVH * parts)
+    return i32(quotient(T + (ROWS - 1), ROWS) * B * KVH * parts)
 
 
 @device
@@ -68,21 +68,21 @@ def key_item(i, B, KVH, G, parts):
     """Item i, longest first: (first query block of 64, sequence, key head, part, first query head,
     heads); the first parts have one head more where they cannot be alike."""
     tile = quotient(i, B * KVH * parts)
-    rest = np.int32(i - tile * B * KVH * parts)
+    rest = i32(i - tile * B * KVH * parts)
     part = quotient(rest, B * KVH)
-    rest = np.int32(rest - part * B * KVH)
+    rest = i32(rest - part * B * KVH)
     b = quotient(rest, KVH)
-    kvh = np.int32(rest - b * KVH)
+    kvh = i32(rest - b * KVH)
     heads = quotient(G, parts)
-    more = np.int32(G - heads * parts)
-    first = np.int32(kvh * G + part * heads + min(part, more))
-    return np.int32(2 * tile), b, kvh, part, first, np.int32(heads + (part < more))
+    more = i32(G - heads * parts)
+    first = i32(kvh * G + part * heads + min(part, more))
+    return i32(2 * tile), b, kvh, part, first, i32(heads + (part < more))
 
 
 @device
 def feed(base, q_map, do_map, lse2, delta, T, Tp, B, KVH, G, parts):
     """Load Q, dO, lse and delta of every query block that sees the keys, head after head."""
-    s, phase = 0, 0
+    s, phase = i32(0), i32(0)
     items = key_items(T, B, KVH, parts)
     for r in range(rounds_of(items)):
         i = dealt(r)
@@ -145,7 +145,6 @@ def write_part(dK, dV, sums, part, b, kvh, row, T, B, KVH, t):
 
 @kernel("p p p p p p n p p p i i i i i i f f", registers=168, threads=THREADS,
         shared=EMPTY + BARRIERS + ALIGNED, architectures=("sm_90a",), overlap=True,
-        spills=96,  # where an item belongs, stored before its walk and read behind it
         name="attention_key_gradient_64")
 def key_gradient_kernel(q_map, do_map, dk_map, dv_map, k, v, pitch, lse2, delta, sums, B, T, Tp,
                         KVH, G, parts, c, scale):
@@ -172,12 +171,12 @@ def key_gradient_kernel(q_map, do_map, dk_map, dv_map, k, v, pitch, lse2, delta,
             feed(base, q_map, do_map, lse2, delta, T, Tp, B, KVH, G, parts)
     else:
         take_registers()
-        w = np.int32(warpgroup) - 1
-        t = np.int32(tid) & 127
-        lane = t & 31
-        in_tile = 16 * (t >> 5) + (lane >> 2)
-        columns = base + COLUMN_PLACE + 8 * (lane & 3)
-        s, phase = 0, 0
+        w = i32(i32(warpgroup) - 1)
+        t = i32(i32(tid) & 127)
+        lane = i32(t & 31)
+        in_tile = i32(16 * (t >> 5) + (lane >> 2))
+        columns = i32(base + COLUMN_PLACE + 8 * (lane & 3))
+        s, phase = i32(0), i32(0)
         end = quotient(T + 63, 64)
         dK = zeros()
         dV = zeros()
@@ -187,22 +186,22 @@ def key_gradient_kernel(q_map, do_map, dk_map, dv_map, k, v, pitch, lse2, delta,
         for r in range(rounds_of(items)):
             i = dealt(r)
             if i < items:
-                m0, b, kvh, part, _, heads = key_item(i, B, KVH, G, parts)
+                m0, b, kvh, _, _, heads = key_item(i, B, KVH, G, parts)
                 row = m0 * 64 + w * 64 + in_tile
                 at = (np.int64(b) * T + row) * pitch + (kvh * D + 2 * (lane & 3)) * 2
                 K = load_operand(k + at, pitch, T - row)
                 V = load_operand(v + at, pitch, T - row)
                 S = zeros()
                 dP = zeros()
-                done = 0  # blocks worked on
+                done = i32(0)  # blocks worked on
                 last = s
-                m = end
-                for block in range(heads * (end - m0 - w)):
+                m = i32(end)
+                for block in range(i32(heads * (end - m0 - w))):
                     if m == end:  # the next head
-                        m = m0
+                        m = i32(m0)
                         if w == 1:  # its first block is left of the diagonal
                             s, phase = pass_over(base, s, phase, w)
-                            m += 1
+                            m = i32(m + 1)
                     bar.mbarrier_wait(base + FULL + 8 * s, phase)
                     if done == 0:
                         last = s  # the first time: zero times anything finite
@@ -226,9 +225,9 @@ def key_gradient_kernel(q_map, do_map, dk_map, dv_map, k, v, pitch, lse2, delta,
                         S = causal(S, in_tile - 2 * (lane & 3))
                     S = exp2_columns(S, c, columns + s * (2 * COLUMNS))
                     dP = gradient_columns(S, dP, columns + s * (2 * COLUMNS) + COLUMNS)
-                    done += 1
+                    done = i32(done + 1)
                     last = s
-                    m += 1
+                    m = i32(m + 1)
                     s, phase = advance(s, phase)
                 if end - m0 - w == 0:  # no key of this warpgroup exists
                     for head in range(heads):
@@ -238,6 +237,9 @@ def key_gradient_kernel(q_map, do_map, dk_map, dv_map, k, v, pitch, lse2, delta,
                 dV = wait(dV)
                 dK = wait(dK)
                 dK = scale_rows(dK, (scale, scale))
+                # found anew, not kept: the walk leaves no registers
+                m0, b, kvh, part, _, _ = key_item(i32(uniform(i)), B, KVH, G, parts)
+                row = m0 * 64 + w * 64 + in_tile
                 if done > 0:
                     bar.mbarrier_arrive(base + EMPTY + 8 * last)
                 if parts > 1:

@@ -18,7 +18,7 @@ from ..ptx.scalar import quotient
 from ..ptx.vector import load_f32x4, make_store_bf16x4
 from ..shapes import ceil_div
 from ..workspace import workspace
-from .attention_schedule import ROWS
+from .attention_schedule import ROWS, i32
 
 THREADS, AT_ONCE = 256, 4  # of a block; loads of a thread in flight
 BLOCK_US, ITEM_US, SUM_US = 1.0, 1.5, 1.5  # a query block, an item's ends, the second launch
@@ -33,7 +33,7 @@ def sum_parts_kernel(dkv, pitch, parts, count, R, C):
     thread owns 4 columns of a row."""
     let_next_start()
     wait_for_previous()
-    i = np.int32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
+    i = i32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
     row = quotient(i, C // 4)
     if row < R:
         column = 4 * (i - row * (C // 4))

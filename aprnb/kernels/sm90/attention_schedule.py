@@ -18,46 +18,49 @@ ALIGNED = 1024  # bytes: where the 128-byte swizzle repeats
 BARRIERS = 256  # bytes for all mbarriers of a block
 LOG2_E = 1 / math.log(2.0)
 LN2 = np.float32(math.log(2.0))
+# The compiler reckons in 64 bits what is not cast back: a loop variable stays in one register if it
+# starts as an i32 and every new value is one.
+i32 = np.int32
 
 
 @device
 def query_tiles(T, B, H):
     """Number of tiles of query rows over all sequences and heads."""
-    return np.int32(quotient(T + (ROWS - 1), ROWS) * B * H)
+    return i32(quotient(T + (ROWS - 1), ROWS) * B * H)
 
 
 @device
 def rounds_of(items):
     """How many times around `items` are dealt to all blocks."""
-    blocks = np.int32(cuda.gridDim.x)
+    blocks = i32(cuda.gridDim.x)
     return quotient(items + blocks - 1, blocks)
 
 
 @device
 def dealt(r):
     """The item this block is dealt in round r, there and back."""
-    blocks, own = np.int32(cuda.gridDim.x), np.int32(cuda.blockIdx.x)
-    return np.int32(r * blocks + (blocks - 1 - own if r & 1 else own))
+    blocks, own = i32(cuda.gridDim.x), i32(cuda.blockIdx.x)
+    return i32(r * blocks + (blocks - 1 - own if r & 1 else own))
 
 
 @device
 def query_tile(i, T, B, H):
     """Tile i, longest first: (tile of query rows, sequence and head, sequence, head)."""
     from_last = quotient(i, B * H)
-    m = np.int32(quotient(T + (ROWS - 1), ROWS) - 1 - from_last)
-    bh = np.int32(i - from_last * B * H)
+    m = i32(quotient(T + (ROWS - 1), ROWS) - 1 - from_last)
+    bh = i32(i - from_last * B * H)
     b = quotient(bh, H)
-    return m, bh, b, np.int32(bh - b * H)
+    return m, bh, b, i32(bh - b * H)
 
 
 def make_ring(slots):
     """advance(s, phase): the next slot of a ring of mbarriers, and the parity of its phase."""
     @device
     def advance(s, phase):
-        s += 1
+        s = i32(s + 1)
         if s == slots:
-            s = 0
-            phase ^= 1
+            s = i32(0)
+            phase = i32(phase ^ 1)
         return s, phase
     return advance
 
