@@ -110,7 +110,8 @@ def test_walk_of(shape, blocks, kept_bytes, monkeypatch):
 
 @pytest.mark.ptx
 @pytest.mark.parametrize("shape, plan", [
-    ((16, 1024, 12, 2), (32, 32 * 6 * 136 * TILE, 1)), ((4, 4096, 12, 2), (8, 8 * 6 * 2080 * TILE, 1)),
+    ((16, 1024, 12, 2), (32, 32 * 6 * 136 * TILE, 1)),
+    ((4, 4096, 12, 2), (8, 8 * 6 * 2080 * TILE, 1)),
     ((4, 4096, 28, 4), (8, 8 * 7 * 2080 * TILE, 1)), ((1, 32768, 28, 4), (4, 0, 1)),
     ((4, 512, 12, 2), (8, 8 * 6 * 36 * TILE, 6))])
 def test_plan(shape, plan):

@@ -194,6 +194,27 @@ def make_key_gradients(name, keep, turns):
         before = i64(head) * (blocks * (blocks + 1) // 2) + m * blocks - m * (m - 1) // 2
         return u64(slopes + before * TILE + put_place(t))
 
+    @device
+    def first_block(base, k, u, at, w, diagonal, mine, c):
+        """P and dS of an item's first block, which lies on the diagonal."""
+        bar.mbarrier_wait(base + FULL + 8 * slot_of(u), phase_of(u))
+        here = u32(base + RING + slot_of(u) * (2 * OPERAND))
+        if turns:
+            bar.named_sync(3 + w, 256)
+        S = scores(k, here)
+        dP = scores(k + 2 * OPERAND, here + OPERAND)
+        if turns:
+            bar.named_arrive(4 - w, 256)
+        S = wait_s(S)
+        dP = wait_s(dP)
+        S = causal(S, diagonal)
+        S = exp2(S, c, mine + slot_of(u) * (2 * COLUMNS))
+        dP = gradient(S, dP, mine + slot_of(u) * (2 * COLUMNS) + COLUMNS)
+        dS = to_bf16(dP)
+        if keep:
+            put(dS, at)
+        return to_bf16(S), dS
+
     @kernel("p p p p p p p i i i i i i i i f f", registers=168, threads=THREADS, name=name,
             shared=SHARED, architectures=("sm_90a",), spills=256)
     def key_gradients_kernel(qkv_map, do_map, dqkv_map, lse2, delta, slopes, part_sums, B, T, Tp,
@@ -246,23 +267,8 @@ def make_key_gradients(name, keep, turns):
                         for h in range(heads - 1):
                             u = pass_by(base, u, w)
                     else:
-                        bar.mbarrier_wait(base + FULL + 8 * slot_of(u), phase_of(u))
+                        P, dS = first_block(base, k, u, at, w, diagonal, mine, c)
                         here = u32(base + RING + slot_of(u) * (2 * OPERAND))
-                        if turns:
-                            bar.named_sync(3 + w, 256)
-                        S = scores(k, here)
-                        dP = scores(k + 2 * OPERAND, here + OPERAND)
-                        if turns:
-                            bar.named_arrive(4 - w, 256)
-                        S = wait_s(S)
-                        dP = wait_s(dP)
-                        S = causal(S, diagonal)
-                        S = exp2(S, c, mine + slot_of(u) * (2 * COLUMNS))
-                        dP = gradient(S, dP, mine + slot_of(u) * (2 * COLUMNS) + COLUMNS)
-                        P = to_bf16(S)
-                        dS = to_bf16(dP)
-                        if keep:
-                            put(dS, at)
                         m = first
                         begun = i32(0)  # whether dK and dV hold anything
                         while left > 1:

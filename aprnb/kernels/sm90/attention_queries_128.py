@@ -313,6 +313,6 @@ def make_recomputed(name, slots, turns):
 
 
 query_gradients = make_query_gradients("attention_queries_128", slots=4)
-# by whether in turns
-RECOMPUTED = {turns: make_recomputed(f"attention_queries_128_recomputed{'_turns' * turns}", 4, turns)
-              for turns in (False, True)}
+RECOMPUTED = {  # by whether in turns
+    turns: make_recomputed(f"attention_queries_128_recomputed{'_turns' * turns}", 4, turns)
+    for turns in (False, True)}
