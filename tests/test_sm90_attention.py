@@ -14,11 +14,13 @@ from tolerance import BF16, F32
 
 ROUNDED, APPROXIMATE = 2.0 ** -9, 1e-6
 # (B, T, H, KVH, D): one row; whole tiles; an upper warpgroup alone, a lower one with few rows; a
-# last key tile with an empty lower half; sums over 1, 2, 3, 7 query heads; heads cut into parts
+# last key tile with an empty lower half; sums over 1, 2, 3, 7 query heads, cut into parts; more
+# tiles than multiprocessors, whose heads stay together
 SHAPES_64 = [(1, 1, 1, 1, 64), (2, 128, 14, 2, 64), (1, 150, 4, 2, 64), (2, 333, 14, 2, 64),
-             (1, 320, 6, 2, 64), (1, 1000, 7, 1, 64), (4, 512, 14, 2, 64), (3, 257, 5, 5, 64)]
+             (1, 320, 6, 2, 64), (1, 1000, 7, 1, 64), (4, 512, 14, 2, 64), (3, 257, 5, 5, 64),
+             (40, 140, 4, 2, 64)]
 SHAPES_128 = [(1, 1, 1, 1, 128), (1, 256, 12, 12, 128), (1, 333, 6, 2, 128), (2, 200, 4, 1, 128),
-              (1, 1000, 3, 3, 128)]
+              (1, 1000, 3, 3, 128), (20, 140, 12, 2, 128)]
 
 
 def shapes(*groups):
