@@ -8,22 +8,27 @@ it reads as zero and is not written.
 
 Kinds of operands and results:
     p   packed: words of two bfloat16, widened on the way in, rounded to nearest even on the way out
+    q   the same, widened by another instruction: for the second use of what stays packed between
+        two uses; of equal instructions the compiler keeps the results, in twice the registers
     w   words of one float32, as loaded
     f   floats
     s   one float for all elements; as the result: the sum over the elements
 """
 from .emit import (F32, I32, I64, VOID, constant, f32, i32, intrinsic, none, pack, signature,
                    statement, structure, types, u32, u64, unpack, with_parameters)
-from .tiles import add, bfloat16_pair, exp2, high_half, low_half, multiply_add, reduce
+from .tiles import add, bfloat16_pair, exp2, high_half, low_half, maximum, multiply_add, reduce
 
 STREAMED = ".L1::no_allocate"  # cache hint of what one thread alone reads, once
 
 
-def make_load(vectors, hint=""):
-    """load(address, stride, step, left) -> 4 * vectors words from global memory."""
+def make_load(vectors, hint="", fill=0):
+    """load(address, stride, step, left) -> 4 * vectors words from global memory.
+
+    fill: what the words of vectors that do not exist read as, in place of zero.
+    """
     words = types.UniTuple(u32, 4 * vectors)
-    text = (f"{{ .reg .pred p; setp.lt.s32 p, $5, $6; mov.b32 $0, 0; mov.b32 $1, 0; "
-            f"mov.b32 $2, 0; mov.b32 $3, 0; "
+    text = (f"{{ .reg .pred p; setp.lt.s32 p, $5, $6; mov.b32 $0, {fill}; mov.b32 $1, {fill}; "
+            f"mov.b32 $2, {fill}; mov.b32 $3, {fill}; "
             f"@p ld.global{hint}.v4.b32 {{$0, $1, $2, $3}}, [$4]; }}")
 
     @intrinsic
@@ -39,10 +44,10 @@ def make_load(vectors, hint=""):
     return load
 
 
-def make_store(vectors):
+def make_store(vectors, hint=""):
     """store(address, stride, step, left, words) to global memory."""
     text = ("{ .reg .pred p; setp.lt.s32 p, $5, $6; "
-            "@p st.global.v4.b32 [$0], {$1, $2, $3, $4}; }")
+            f"@p st.global{hint}.v4.b32 [$0], {{$1, $2, $3, $4}}; }}")
 
     @intrinsic
     def store(typingctx, address, stride, step, left, words):
@@ -106,6 +111,22 @@ def make_fold(vectors, kind):
             return pack(builder, total)
         return signature(total_type, total_type, types.UniTuple(u32, 4 * vectors)), generate
     return fold
+
+
+def make_largest(vectors):
+    """largest(words) -> the largest of their bfloat16, as a float; NaN only if all are."""
+    count = 4 * vectors
+
+    def larger(builder, x, y):
+        return statement(builder, I32, [x, y], "max.bf16x2 $0, $1, $2;", "=r,r,r", effect=False)
+
+    @intrinsic
+    def largest(typingctx, words):
+        def generate(context, builder, sig, args):
+            two = reduce(builder, unpack(builder, args[0], count), larger)
+            return maximum(builder, low_half(builder, two), high_half(builder, two))
+        return signature(f32, types.UniTuple(u32, count)), generate
+    return largest
 
 
 def make_zeros(count):
@@ -188,7 +209,8 @@ def _places(builder, vectors, address, stride, step, kind):
 
 
 def _type(kind, count):
-    return {"p": types.UniTuple(u32, count // 2), "w": types.UniTuple(u32, count),
+    packed = types.UniTuple(u32, count // 2)
+    return {"p": packed, "q": packed, "w": types.UniTuple(u32, count),
             "f": types.UniTuple(f32, count), "s": f32}[kind]
 
 
@@ -196,11 +218,24 @@ def _read(kind, builder, operand, count):
     """The elements of an operand, as floats."""
     if kind == "s":
         return [operand] * count
-    if kind == "p":
+    if kind in "pq":
+        halves = (low_half, high_half) if kind == "p" else (_low_bytes, _high_bytes)
         return [half(builder, word) for word in unpack(builder, operand, count // 2)
-                for half in (low_half, high_half)]
+                for half in halves]
     values = unpack(builder, operand, count)
     return [builder.bitcast(v, F32) for v in values] if kind == "w" else values
+
+
+def _low_bytes(builder, word):
+    return builder.bitcast(_permuted(builder, word, "0x1044"), F32)
+
+
+def _high_bytes(builder, word):
+    return builder.bitcast(_permuted(builder, word, "0x3244"), F32)
+
+
+def _permuted(builder, word, selector):
+    return statement(builder, I32, [word], f"prmt.b32 $0, $1, 0, {selector};", "=r,r", effect=False)
 
 
 def _write(kind, builder, values):
