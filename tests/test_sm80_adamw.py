@@ -33,7 +33,7 @@ def test_update(n, dtype, share):
 
 @pytest.mark.gpu
 def test_parameters_without_gradient_only_decay():
-    """Moments and gradients of zero, as in embedding rows of unseen tokens: eps keeps 0 / 0 away."""
+    """Moments and gradients of zero, as in embedding rows of unseen tokens: eps prevents 0 / 0."""
     given = arguments(4096, BF16, 2048)
     for name in ("m", "v", "g"):
         given[name][:] = 0

@@ -5,9 +5,9 @@ In units of log 2, with x the logits times log2(e), one pass keeps a running max
 s of 2^(x - m); threads and warps then merge theirs in a fixed order. With L = m + log2(s) the
 gradient is scale * (2^(x - L) - onehot). The target's element is left to the thread that owns it.
 
-    resident    one block a multiprocessor goes from row to row and holds its row on the chip, 224 KB
-                in shared memory and the rest in registers; what it has written makes room for the
-                next row, which is on its way at once. Every byte is read once and written once
+    resident    one block a multiprocessor goes from row to row and holds its row on the chip, 224
+                KB in shared memory and the rest in registers; what it has written makes room for
+                the next row, which is on its way at once. Every byte is read and written once
     streaming   one block a row reads it twice, the second time mostly out of L2; any length
 
 4,096 rows of 151,936: resident 2.49 GB, 0.59 ms at 4.25 TB/s; streaming 3.73 GB through L2. Either
@@ -48,7 +48,8 @@ def make_part(vectors):
     fold(m, s, x)                                  running maximum and sum with these logits
     store(address, left, x, shift, factor, live)   their gradient in their place
     """
-    load_words, store_words = make_load(vectors, STREAMED, MINUS_INFINITY), make_store(vectors, ".cs")
+    load_words = make_load(vectors, STREAMED, MINUS_INFINITY)
+    store_words = make_store(vectors, ".cs")
     largest = make_largest(vectors)
 
     @each(8 * vectors, "p s -> s")
@@ -187,7 +188,8 @@ def cross_entropy_resident_kernel(losses, logits, targets, scale, pitch, R, V, d
     """
     tops, sums = cuda.shared.array((2, WARPS), float32), cuda.shared.array((2, WARPS), float32)
     t, index, turn = np.int32(cuda.threadIdx.x), np.int32(cuda.blockIdx.x), np.int32(0)
-    slots = np.uint32(((shared_address(cuda.shared.array(0, np.uint8)) + 127) & 0xFFFFFF80) + 16 * t)
+    base = (shared_address(cuda.shared.array(0, np.uint8)) + 127) & 0xFFFFFF80
+    slots = np.uint32(base + 16 * t)
     factor = load_f32(scale) if differentiate else float32(0.0)
     step = np.uint64(np.int64(cuda.gridDim.x) * pitch)
     left = np.int32((V >> 3) - THREADS * GROUP * GROUPS - t)  # of the vectors in registers
