@@ -5,12 +5,12 @@
 
 An item is 128 keys of one key head, a warpgroup owns 64 of them and walks over the group's query
 heads and their query blocks of 64: the sums over the group cost nothing. Where items are few, each
-has only a part of the heads (attention_parts.py). Everything is transposed
-(rows are keys): K and V are A operands that stay in registers for the whole item, P^T and dS^T are
-A operands straight from the accumulators, and Q and dO tiles serve both as K-major B (S^T, dP^T)
-and as MN-major B (dK, dV) from the same shared memory. Nothing is written back to shared memory.
-lse and delta, one value a column, come with each tile through a bulk copy; +inf beyond T makes p
-zero there. See attention_query_gradient.py for the frame and for why nothing is atomic.
+has only a part of the heads (attention_parts.py). Everything is transposed (rows are keys): K and V
+are A operands that stay in registers for the whole item, P^T and dS^T are A operands straight from
+the accumulators, and Q and dO tiles serve both as K-major B (S^T, dP^T) and as MN-major B (dK, dV)
+from the same shared memory. Nothing is written back to shared memory. lse and delta, one value a
+column, come with each tile through a bulk copy; +inf beyond T makes p zero there. See
+attention_query_gradient.py for the frame and for why nothing is atomic.
 
 With two accumulators (dV, dK) in flight over the loop's back edge while the others are redefined,
 ptxas would wait after every single product (warning C7515). A block thus issues one batch of 16,
@@ -149,9 +149,9 @@ def write_part(dK, dV, sums, part, b, kvh, row, T, B, KVH, t):
 def key_gradient_kernel(q_map, do_map, dk_map, dv_map, k, v, pitch, lse2, delta, sums, B, T, Tp,
                         KVH, G, parts, c, scale):
     """Maps of Q, dO, dK, dV (boxes of 64 x 64 rows), each over (heads * 64, T, B); K and V of the
-    first position and the bytes between positions; lse2, delta (B, H, Tp) as attention_delta.py
-    pads them; sums (parts, B, T, 2 KVH, D) float32, written in place of dK and dV if parts > 1; B,
-    T, Tp, KVH, query heads a key head, parts, log2(e) / sqrt(D), 1 / sqrt(D)."""
+    first position and the bytes between positions; lse2, delta (B, H, Tp) as the kernel of the
+    query gradients pads them; sums (parts, B, T, 2 KVH, D) float32, written in place of dK and dV
+    if parts > 1; B, T, Tp, KVH, query heads a key head, parts, log2(e) / sqrt(D), 1 / sqrt(D)."""
     tid = cuda.threadIdx.x
     base = (shared_address(cuda.shared.array(0, np.uint8)) + 1023) & 0xFFFFFC00
     warpgroup = uniform(tid // 128)
