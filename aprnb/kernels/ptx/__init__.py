@@ -9,6 +9,8 @@
     mma       matrix products of a warp (sm_80 and newer), ldmatrix, cp.async
     vector    16-byte loads and stores, bfloat16 pairs
     share     several 16-byte vectors a thread, and formulas applied to all their elements
+    transposed  accumulators by way of global memory to the A operands of a later kernel
+    gather    loads through lists: integers, and the rows of a matrix that a list names
     layouts   NumPy models of which lane holds which element
 
 A register tile is a tuple of values: it is passed and returned, never stored, and stays in
