@@ -26,16 +26,16 @@ def make_prefetch(columns, epilogue):
     load, size = make_load_pairs(columns), 2
 
     @device
-    def prefetch(extra, pitch, M, N, m0, n0, t):
+    def prefetch(read, pitch, M, N, m0, n0, t):
         """Gate and up of this lane's part of the tile, or nothing."""
         row = m0 + 16 * (t >> 5) + ((t & 31) >> 2)
         column = n0 + 2 * (t & 3)
-        at = extra + np.int64(row) * pitch + column * size
+        at = read + np.int64(row) * pitch + column * size
         return (load(at, pitch, M - row, N - column),
                 load(at + np.int64(N) * size, pitch, M - row, N - column))
 
     @device
-    def nothing(extra, pitch, M, N, m0, n0, t):
+    def nothing(read, pitch, M, N, m0, n0, t):
         return 0
     return prefetch if epilogue == "swiglu_gradient" else nothing
 
@@ -43,7 +43,7 @@ def make_prefetch(columns, epilogue):
 def make_writer(columns, epilogue, f32, g):
     """The writer of one variant, for whole tiles:
 
-    write(acc, early, c_map, c_up_map, act_map, c, extra, pitch, M, N, m0, n0, t, w, out, mine):
+    write(acc, early, c_map, c_up_map, act_map, c, read, pitch, M, N, m0, n0, t, w, out, mine):
     a warpgroup's 64 rows from row m0 and column n0; t, w: thread and warpgroup; out, mine: staging
     buffers in shared memory, and this lane's place in the first of them.
     """
@@ -92,14 +92,14 @@ def make_writer(columns, epilogue, f32, g):
             tma.commit_stores()
 
     @device
-    def write(acc, early, c_map, c_up_map, act_map, c, extra, pitch, M, N, m0, n0, t, w, out, mine):
+    def write(acc, early, c_map, c_up_map, act_map, c, read, pitch, M, N, m0, n0, t, w, out, mine):
         row = m0 + 16 * (t >> 5) + ((t & 31) >> 2)
         column = n0 + 2 * (t & 3)
         if f32:
             store(acc, c + np.int64(row) * pitch + column * 4, pitch, M - row, N - column)
         else:
             if biased:
-                acc = add_bias(acc, extra + column * 2, N - column)
+                acc = add_bias(acc, read + column * 2, N - column)
             if buffers == chunks:
                 at_once(acc, c_map, m0, n0, t, w, out, mine)
             else:
@@ -151,7 +151,7 @@ def _make_gated_writer(columns, epilogue, g):
         send(turn, target_map, column, m0, t, w, out)
 
     @device
-    def write(acc, early, c_map, c_up_map, act_map, c, extra, pitch, M, N, m0, n0, t, w, out, mine):
+    def write(acc, early, c_map, c_up_map, act_map, c, read, pitch, M, N, m0, n0, t, w, out, mine):
         if forward:
             send_sums(acc, 0, 0, c_map, n0, m0, t, w, out, mine)
             send_sums(acc, 1, 1, c_map, n0 + 64, m0, t, w, out, mine)

@@ -81,7 +81,7 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
             cluster=cluster, architectures=("sm_90a",), overlap=True,
             spills=_spills(epilogue, cluster, parts),
             name=f"matmul_{layout}_{epilogue}_{columns}_c{cluster}_p{parts}")
-    def matmul_kernel(a_map, b_map, up_map, c_map, c_up_map, act_map, c, extra, M, N, K, pitch,
+    def matmul_kernel(a_map, b_map, up_map, c_map, c_up_map, act_map, c, read, M, N, K, pitch,
                       group, scratch, counters):
         tid = cuda.threadIdx.x
         base = (shared_address(cuda.shared.array(0, np.uint8)) + 1023) & 0xFFFFFC00
@@ -136,14 +136,14 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
                 tile, k0, k1, part = item(n, whole, loose, steps)
                 n += clusters
                 m0, n0 = corner(tile, group, tiles_m, tiles_n, rank)
-                early = prefetch(extra, pitch, M, N, m0 + 64 * w, n0, t)
+                early = prefetch(read, pitch, M, N, m0 + 64 * w, n0, t)
                 acc, s, phase = multiply(acc, base, full, empty, s, phase, k0, k1, w, t)
                 if parts > 1 and part >= 0:
                     who = ((tile - whole) * cluster + rank) * 2 + w
                     write_part(acc, c, scratch, counters, pitch, M, N, m0 + 64 * w, n0, t, w, who,
                                part, loose)
                 else:
-                    write(acc, early, c_map, c_up_map, act_map, c, extra, pitch, M, N, m0 + 64 * w,
+                    write(acc, early, c_map, c_up_map, act_map, c, read, pitch, M, N, m0 + 64 * w,
                           n0, t, w, out, mine)
             if not f32 and t == 0:
                 wait_all()  # shared memory must outlive the last stores' reads
