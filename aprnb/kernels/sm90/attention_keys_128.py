@@ -215,6 +215,7 @@ def make_key_gradients(name, keep, turns):
             put(dS, at)
         return to_bf16(S), dS
 
+    # local memory: the producer's, who has 24 registers; the consumers use up to 235 of 240
     @kernel("p p p p p p p i i i i i i i i f f", registers=168, threads=THREADS, name=name,
             shared=SHARED, architectures=("sm_90a",), spills=256)
     def key_gradients_kernel(qkv_map, do_map, dqkv_map, lse2, delta, slopes, part_sums, B, T, Tp,
