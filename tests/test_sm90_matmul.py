@@ -28,11 +28,11 @@ def cases():
 def test_variant(layout, epilogue, variant, size):
     M, N, K = size
     a = normal(0, (K, M) if layout == "tn" else (M, K), BF16)
-    b = normal(1, (N, K) if layout == "nt" else (K, N), BF16)
+    b = normal(1, (N, K) if layout[:2] == "nt" else (K, N), BF16)
     bias = normal(2, N, BF16) if epilogue == "bias" else None
     start = normal(3, (M, N), F32) if epilogue == "add" else None
     peer = ((a.T if layout == "tn" else a).astype(F32)
-            @ (b.T if layout == "nt" else b).astype(F32))
+            @ (b.T if layout[:2] == "nt" else b).astype(F32))
     peer += 0 if bias is None else bias.astype(F32)
     peer += 0 if start is None else start
     got = [product(layout, epilogue, variant, size, a, b, bias, start) for _ in range(2)]
@@ -47,7 +47,8 @@ def product(layout, epilogue, variant, size, a, b, bias, start):
     from aprnb.kernels.cuda import copy_in, copy_out, cuda
     from aprnb.kernels.sm90.matmul import matmul, misfit
     M, N, _ = size
-    stream, dtype = cuda.stream(), F32 if layout == "tn" else BF16
+    stream, dtype = cuda.stream(), F32 if layout in ("tn", "nt_f32") else BF16
+    layout = layout[:2]
     host = np.full((M + 2, N + 8), np.nan, dtype)
     if start is not None:
         host[1:M + 1, :N] = start
