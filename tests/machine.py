@@ -1,14 +1,18 @@
 """Runs the Python source of a tensor-core kernel on the CPU, one Python thread for each lane.
 
 Intrinsics are replaced by their models (kernels/ptx/layouts.py), the rest is the kernel as it
-stands: every index, address and barrier. It is stricter than a GPU: a copy in flight leaves NaN
-in its target until it is waited for, shared memory starts as NaN, what reads or writes outside an
-array raises, and threads that wait for different barriers fail.
+stands: every index, address and barrier. Where fragments and results lie in memory is no model
+either: it is read from the statements that the intrinsics emit. The machine is stricter than a GPU:
+a copy in flight leaves NaN in its target until it is waited for, shared memory starts as NaN, has
+the size that the kernel asks for and begins no more aligned than the driver promises, what reads or
+writes outside an array raises, and threads that wait for different barriers fail.
 """
+import re
 import threading
 from types import SimpleNamespace
 
 import numpy as np
+from llvmlite import ir
 from ml_dtypes import bfloat16
 
 from aprnb.kernels.ptx import layouts
@@ -152,6 +156,7 @@ def _language(machine):
 
 
 def _memory(machine):
+    from aprnb.kernels.ptx import mma  # not with the file: the simulator's process has no compiler
     memory, here = machine.memory, machine.here
 
     def loader(kind, count, wide=np.float32):
@@ -204,13 +209,15 @@ def _memory(machine):
         return wait
 
     def make_partials(count):
+        puts, adds = map(statements_of, mma.make_partials(count))
+
         def put(acc, address):
-            for j in range(count // 4):
-                storer(np.float32, 4)(address + 2048 * j, acc[4 * j:4 * j + 4])
+            for place, elements in puts:
+                storer(np.float32, 4)(place.of(address), acc[elements])
 
         def add(acc, address):
-            return acc + np.concatenate([loader(np.float32, 4)(address + 2048 * j)
-                                         for j in range(count // 4)])
+            return acc + np.concatenate([loader(np.float32, 4)(place.of(address))
+                                         for place, _ in adds])
         return put, add
 
     vector = SimpleNamespace(
@@ -226,18 +233,22 @@ def _memory(machine):
 
 
 def _products(machine):
+    from aprnb.kernels.ptx import mma
+
     def make_zeros(count):
         return lambda: np.zeros(count, np.float32)
 
     def make_load(count, bytes_apart=0, transposed=False):
+        places = [p for p, _ in statements_of(mma.make_load(count, bytes_apart, transposed))]
+        assert all((".trans" in place.text) == transposed for place in places)
+
         def load_fragments(addresses):
             out = np.empty((32, 4 * count, 2), bfloat16)
-            for i in range(count):
-                at = [int(a) ^ 32 * i if transposed else int(a) + i * bytes_apart
-                      for a in addresses]
+            for i, place in enumerate(places):
+                at = [place.of(address) for address in addresses]
                 for matrix in range(0, 32, 8):
-                    places = {a // 16 % 8 for a in at[matrix:matrix + 8]}
-                    assert len(places) == 8, "bank conflict"
+                    banks = {a // 16 % 8 for a in at[matrix:matrix + 8]}
+                    assert len(banks) == 8, "bank conflict"
                 rows = [machine.shared_bytes(a, 16) for a in at]
                 matrices = np.stack(rows).view(bfloat16).reshape(4, 8, 8)
                 out[:, 4 * i:4 * i + 4] = matrices[layouts.eight_by_eight(transposed)]
@@ -261,14 +272,69 @@ def _products(machine):
         return lambda acc, a, b: machine.together(multiply, (acc, a, b))
 
     def make_staging(rows, columns):
+        parts = [statements_of(mma.make_staging(rows, columns), mma.types.literal(part))
+                 for part in range(rows // 32)]
+
         def put(acc, part, address):
-            """The formula of the intrinsic, lane by lane; the tests judge it against `staged`."""
-            for j in range(columns // 8):
-                at = int(address) ^ (j << 5 | j >> 2 << 4)
-                for r in range(4):
-                    i = part * columns + r // 2 * (columns // 2) + 4 * j + 2 * (r % 2)
-                    machine.shared_bytes(at + 2048 * r, 8)[:] = acc[i:i + 2].view(np.uint8)
+            for place, elements in parts[part]:
+                machine.shared_bytes(place.of(address), 8)[:] = acc[elements].view(np.uint8)
         return put
 
     return {"make_zeros": make_zeros, "make_load": make_load,
             "make_product": make_product, "make_staging": make_staging}
+
+
+# ---------------------------------------------------------------- what intrinsics emit
+
+class Place:
+    """Which address a statement reads or writes, given the one that the intrinsic was called with.
+    """
+
+    def __init__(self, flip, text):
+        self.flip, self.text = flip, text
+        self.plus = int(re.search(r"\[\$\d+\+(\d+)\]", text)[1])
+
+    def of(self, address):
+        return (int(address) ^ self.flip) + self.plus
+
+
+class Value(int):
+    """While code is generated: of an address, the bits in which it differs from the intrinsic's
+    own; of an element of an accumulator, its number."""
+
+    type = ir.IntType(32)
+
+
+class Builder:
+    """Stands in for LLVM's builder and for the compiler's context: notes the statements."""
+
+    def __init__(self):
+        self.statements = []
+
+    def xor(self, value, constant):
+        return Value(value ^ constant.constant)
+
+    def extract_value(self, value, i):
+        return Value(i)
+
+    def insert_value(self, aggregate, value, i):
+        return aggregate
+
+    def fadd(self, x, y):
+        return x
+
+    def call(self, statement, operands):
+        self.statements.append((statement.asm, operands))
+
+    def get_dummy_value(self):
+        return None
+
+
+def statements_of(intrinsic, literal=None):
+    """[(Place, elements)] of the statements of an intrinsic, in order: their first operand is an
+    address, the others are elements of an accumulator. literal: the type of what is constant."""
+    count, builder = intrinsic._defn.__code__.co_argcount - 1, Builder()
+    _, generate = intrinsic._defn(None, *[literal] * count)
+    generate(builder, builder, None, [Value(0)] * count)
+    return [(Place(first, text), [int(x) for x in rest])
+            for text, (first, *rest) in builder.statements]

@@ -103,18 +103,18 @@ def two(address):
 
 
 def ldmatrix(transposed):
-    """out: (32, 4) pairs; an image of four matrices, eight rows of 16 bytes each."""
-    load = make_load(1, transposed=transposed)
+    """out: (32, 16) pairs; an image of four times four matrices, eight rows of 16 bytes each."""
+    load = make_load(4, 512, transposed)
 
     def kernel(out, image):
         base = start_of_shared()
-        fill(base, image, 512, 32)
+        fill(base, image, 2048, 32)
         cuda.syncthreads()  # the image stands
         t = cuda.threadIdx.x
         pairs = load(np.uint32(base + 16 * t))
-        for i in range(4):
-            store_release(out + 16 * t + 4 * i, pairs[i])
-    return Probe(kernel, f"ldmatrix_{transposed}", 2, 32, 512, BOTH)
+        for i in range(16):
+            store_release(out + 64 * t + 4 * i, pairs[i])
+    return Probe(kernel, f"ldmatrix_{transposed}", 2, 32, 2048, BOTH)
 
 
 def mma():

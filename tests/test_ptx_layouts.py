@@ -227,10 +227,14 @@ def test_wgmma_with_a_in_registers(probe):
 @pytest.mark.gpu
 @pytest.mark.parametrize("transposed", [False, True])
 def test_ldmatrix(transposed, probe):
-    matrices = np.arange(256, dtype=np.uint16).reshape(4, 8, 8)
+    """Four at a time: each 512 bytes behind the other or, transposed, two rows exchanged."""
+    image = np.arange(1024, dtype=np.uint16).reshape(4, 32, 8)
     got = probe("ldmatrix_trans" if transposed else "ldmatrix")(
-        np.zeros((32, 4, 2), np.uint16), matrices)
-    assert (got == matrices[layouts.eight_by_eight(transposed)]).all()
+        np.zeros((32, 16, 2), np.uint16), image)
+    for i in range(4):
+        rows = image[0, np.arange(32) ^ 2 * i] if transposed else image[i]
+        want = rows.reshape(4, 8, 8)[layouts.eight_by_eight(transposed)]
+        assert (got[:, 4 * i:4 * i + 4] == want).all()
 
 
 @pytest.mark.gpu

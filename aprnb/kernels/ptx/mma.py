@@ -51,16 +51,16 @@ def make_load(count, bytes_apart=0, transposed=False):
     The i-th ldmatrix.x4 reads at address + i * bytes_apart; with `transposed` at address ^ 32 * i,
     the next 16 elements of swizzled lines that hold neighbouring rows of A or columns of B.
     """
-    text = [_LDMATRIX.format(".trans" if transposed else "", i * bytes_apart)
-            for i in range(count)]
+    places = [(i << 5, 0) if transposed else (0, i * bytes_apart) for i in range(count)]
 
     @intrinsic
     def load(typingctx, address):
         def generate(context, builder, sig, args):
             out = []
-            for i in range(count):
-                at = builder.xor(args[0], constant(I32, i << 5)) if transposed else args[0]
-                four = statement(builder, structure(I32, 4), [at], text[i],
+            for flip, plus in places:
+                at = builder.xor(args[0], constant(I32, flip))
+                four = statement(builder, structure(I32, 4), [at],
+                                 _LDMATRIX.format(".trans" if transposed else "", plus),
                                  "=r,=r,=r,=r,r,~{memory}")
                 out += unpack(builder, four, 4)
             return pack(builder, out)

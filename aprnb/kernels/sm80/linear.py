@@ -1,8 +1,8 @@
 """Linear layer on warp-level tensor cores; see kernels/linear.py for the meaning of arguments."""
-from ..reduce import column_sum
 from ..shapes import expect
 from . import matmul as products
 from .matmul import matmul
+from .reduce import column_sum
 
 
 def linear_forward(y, x, w, b, stream):
