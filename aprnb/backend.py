@@ -21,7 +21,7 @@ OPS = {  # module -> its public ops, the same in oracle and kernels
     "rmsnorm": ("rmsnorm_forward", "rmsnorm_backward", "add_rmsnorm_forward",
                 "add_rmsnorm_backward"),
     "linear": ("linear_forward", "linear_backward"),
-    "rope": ("rope_forward", "rope_backward"),
+    "rope": ("rope_forward", "rope_backward", "rope_backward_bias"),
     "attention": ("attention_forward", "attention_backward"),
     "swiglu": ("swiglu_forward", "swiglu_backward"),
     "linear_swiglu": ("linear_swiglu_forward", "swiglu_linear_backward"),

@@ -77,6 +77,12 @@ def device(function):
     return cuda.jit(device=True, inline="always")(function)
 
 
+def target_capability():
+    """(major, minor) of the architecture that is being compiled for, inside an intrinsic."""
+    from numba.cuda.core.targetconfig import ConfigStack
+    return tuple(ConfigStack.top_or_none().compute_capability)[:2]
+
+
 def argument_types(signature):
     """The compiler's types of one catalogue signature."""
     return tuple(types.Array(TYPES[word[0]], int(word[1]), "C") if len(word) == 2

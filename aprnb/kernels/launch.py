@@ -157,7 +157,7 @@ def _attributes(entry):
         dimension = cluster.value.clusterDim
         dimension.x, dimension.y, dimension.z = entry.cluster, 1, 1
         attributes.append(cluster)
-    if entry.overlap:
+    if entry.overlap and this_architecture() not in ("sm_80", "sm_86", "sm_87", "sm_89"):
         early = driver.CUlaunchAttribute()
         early.id = (driver.CUlaunchAttributeID
                     .CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION)

@@ -11,6 +11,7 @@ import numpy as np
 from .block import BLOCK, threads_for
 from .cast import narrow, widen
 from .cuda import cuda, kernel
+from .reduce import column_sum
 from .shapes import expect
 
 
@@ -38,6 +39,16 @@ def rope_forward(x, cos, sin, heads, stream):
 def rope_backward(dx, cos, sin, heads, stream):
     """Rotates the gradient back.  Shapes:  dx (B, T, N, D) in and out;  cos, sin (T, D/2)"""
     _rotate("rope_backward", dx, cos, sin, heads, -1, stream)
+
+
+def rope_backward_bias(dx, db, cos, sin, heads, accumulate, stream):
+    """rope_backward, then db (+)= the sums of all columns of dx as a (B * T, N * D) matrix.
+
+    Shapes:  dx (B, T, N, D) in and out;  db (N * D,) f32 in and out;  cos, sin (T, D/2)
+    """
+    B, T, N, D = dx.shape
+    rope_backward(dx, cos, sin, heads, stream)
+    column_sum(db, dx.reshape((B * T, N * D)), accumulate, stream)
 
 
 def _rotate(op, x, cos, sin, heads, sign, stream):

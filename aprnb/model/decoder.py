@@ -140,8 +140,12 @@ class Decoder:
                             acts["d_residual"], self._flat(a("o")), w("self_attn.o_proj.weight"),
                             accumulate)
         ops.attention_backward(d_qkv, acts["delta"], d_o, a("qkv"), a("o"), a("lse"))
-        ops.rope_backward(d_qkv, self.cos, self.sin, self.heads)
-        ops.linear_backward(acts["d_hidden"], g("qkv.weight"), self._bias(g), self._flat(d_qkv),
+        if self.config.qkv_bias:
+            ops.rope_backward_bias(d_qkv, g("qkv.bias"), self.cos, self.sin, self.heads,
+                                   accumulate)
+        else:
+            ops.rope_backward(d_qkv, self.cos, self.sin, self.heads)
+        ops.linear_backward(acts["d_hidden"], g("qkv.weight"), None, self._flat(d_qkv),
                             a("y_attn"), w("qkv.weight"), accumulate)
 
     # ------------------------------------------------------------ views

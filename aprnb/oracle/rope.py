@@ -8,6 +8,7 @@ adjacent pairs (2k, 2k+1) of the paper. The angles come as tables, so any base a
 The gradient is the rotation by the opposite angle.
 """
 from .parallel import by_rows
+from .reduce import column_sum
 from .wide import wide
 
 
@@ -24,6 +25,15 @@ def rope_forward(x, cos, sin, heads):
 def rope_backward(dx, cos, sin, heads):
     """Rotates the gradient back.  Shapes:  dx (B, T, N, D) in and out;  cos, sin (T, D/2)"""
     _rotate(dx, cos, -sin, heads)
+
+
+def rope_backward_bias(dx, db, cos, sin, heads, accumulate):
+    """rope_backward, then db (+)= the sums of all columns of dx as a (B * T, N * D) matrix.
+
+    Shapes:  dx (B, T, N, D) in and out;  db (N * D,) f32 in and out;  cos, sin (T, D/2)
+    """
+    rope_backward(dx, cos, sin, heads)
+    column_sum(db, dx.reshape(-1, db.shape[0]), accumulate)
 
 
 def _rotate(x, cos, sin, heads):

@@ -4,7 +4,8 @@ An mbarrier counts arrivals (and bytes still to come); its phase flips when both
 `wait(bar, parity)` returns once the phase of that parity has completed: a fresh barrier has phase
 0 open, so that a producer waits for parity 1 first and passes.
 """
-from .emit import none, ptx, u32
+from ..cuda import target_capability
+from .emit import VOID, intrinsic, none, ptx, signature, statement, u32
 
 mbarrier_init = ptx("mbarrier.init.shared::cta.b64 [$0], $1;", none, u32, u32)
 mbarrier_fence_init = ptx("fence.mbarrier_init.release.cluster;", none)  # seen by the copy engine
@@ -33,6 +34,17 @@ fence_async_shared = ptx("fence.proxy.async.shared::cta;", none)
 # before it touches memory, until every grid before it has ended and its writes are seen.
 let_next_start = ptx("griddepcontrol.launch_dependents;", none)
 wait_for_previous = ptx("griddepcontrol.wait;", none)
+
+
+@intrinsic
+def overlap_previous(typingctx):
+    """Both, as the first statement of a kernel; nothing before compute capability 9.0."""
+    def generate(context, builder, sig, args):
+        if target_capability() >= (9, 0):
+            statement(builder, VOID, [],
+                      "griddepcontrol.launch_dependents; griddepcontrol.wait;", "~{memory}")
+        return context.get_dummy_value()
+    return signature(none), generate
 
 
 def setmaxnreg(direction, registers):

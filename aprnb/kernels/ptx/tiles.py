@@ -224,8 +224,9 @@ def make_widen(columns):
 
 # ---------------------------------------------------------------- stores
 
-def make_stage(columns, width):
-    """stage(acc, c, address): columns [c*width, (c+1)*width) as bfloat16 to shared memory.
+def make_stage(columns, width, start=0):
+    """stage(acc, c, address): columns [c*width, (c+1)*width) as bfloat16 to shared memory,
+    counted from column `start`.
 
     c is a compile-time constant; beyond the last column nothing is stored. address: this lane's
     row (lanes 0-15 the rows of the left 8 columns, 16-31 of the right 8) with the swizzle of its
@@ -237,7 +238,7 @@ def make_stage(columns, width):
     def stage(typingctx, acc, c, address):
         if not isinstance(c, types.IntegerLiteral):
             return None
-        first = c.literal_value * width // 8
+        first = (start + c.literal_value * width) // 8
 
         def generate(context, builder, sig, args):
             for q in range(width // 16 if first < columns // 8 else 0):

@@ -19,7 +19,8 @@ class Layout(NamedTuple):
 
     descriptor: int
     """The matrix descriptor without its address, in units of 16 bytes: bits 0-13 address, 16-29
-    leading offset, 32-45 stride offset (8 rows of 128 bytes), 62-63 layout (1 = 128-byte swizzle)."""
+    leading offset, 32-45 stride offset (8 rows of 128 bytes), 62-63 layout (1 = swizzle of 128
+    bytes)."""
     mn_major: bool
     panel: int
     """Bytes between the panels of a K-major operand that is wider than 64."""

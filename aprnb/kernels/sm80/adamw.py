@@ -8,6 +8,7 @@ to a few units in its own last place, and far smaller than the parameter that it
 import numpy as np
 
 from ..cuda import cuda, device, float32, kernel
+from ..ptx.barrier import overlap_previous
 from ..ptx.scalar import load_f32, rcp, sqrt
 from ..ptx.vector import make_load, make_store, make_store_bf16x4
 from ..shapes import ceil_div, expect
@@ -32,10 +33,12 @@ def update(w, m, v, g, constants):
     return w, mean, square
 
 
-@kernel("p p p p p p p p p f f f f f f n n", registers=48, threads=THREADS, blocks=BLOCKS)
+@kernel("p p p p p p p p p f f f f f f n n", registers=48, threads=THREADS, blocks=BLOCKS,
+        overlap=True)
 def adamw_kernel(w, work, m, v, g, lr, correction1, correction2, clip, beta1, rest1, beta2, rest2,
                  eps, decay, decayed, n):
     """Block b owns THREADS * VECTORS vectors from there; a thread every THREADS-th of them."""
+    overlap_previous()
     rate = load_f32(lr)
     shrink = float32(1.0) - rate * decay
     constants = (rate / load_f32(correction1), float32(1.0) / load_f32(correction2),

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..cuda import ALIGNMENT, cuda, device, float32, kernel
 from ..launch import multiprocessors
+from ..ptx.barrier import overlap_previous
 from ..ptx.scalar import load_f32, load_shared_f32, shared_address, store_f32
 from ..ptx.share import STREAMED, make_fold, make_load, make_put, make_zeros
 from ..shapes import ceil_div, expect
@@ -55,10 +56,11 @@ def store_block_sums(parts, part, sums, lanes, width, first, C):
         c += threads
 
 
-@kernel("p p i i i", registers=64, threads=THREADS, blocks=BLOCKS)
+@kernel("p p i i i", registers=64, threads=THREADS, blocks=BLOCKS, overlap=True)
 def column_sum_kernel(parts, x, R, C, part_rows):
     """Block (i, p): columns 8 * blockDim.x * i and on, rows part_rows * p and on. Thread (j, lane)
     owns vector j of them, in rows lane, lane + blockDim.y, ..."""
+    overlap_previous()
     sums = shared_address(cuda.shared.array(SUMS, float32, alignment=ALIGNMENT))
     tile, lanes, lane = cuda.blockDim.x, cuda.blockDim.y, cuda.threadIdx.y
     vector = cuda.blockIdx.x * tile + cuda.threadIdx.x
@@ -74,9 +76,10 @@ def column_sum_kernel(parts, x, R, C, part_rows):
     store_block_sums(parts, cuda.blockIdx.y, sums, lanes, 8 * tile, 8 * tile * cuda.blockIdx.x, C)
 
 
-@kernel("p p i i b", registers=80, threads=THREADS)
+@kernel("p p i i b", registers=80, threads=THREADS, overlap=True)
 def add_parts_kernel(out, parts, count, C, accumulate):
     """One block per 32 columns; thread (j, lane) owns 4 of them, in parts lane, lane + 32, ..."""
+    overlap_previous()
     sums = shared_address(cuda.shared.array(PARTS_SUMS, float32, alignment=ALIGNMENT))
     lane, first = cuda.threadIdx.y, PARTS_COLUMNS * cuda.blockIdx.x
     own = first + 4 * cuda.threadIdx.x

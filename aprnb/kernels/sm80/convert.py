@@ -6,6 +6,7 @@ Rounds to nearest even, NaN stays NaN. Bytes: 6 an element; 16,384 x 896 are 88 
 import numpy as np
 
 from ..cuda import cuda, kernel
+from ..ptx.barrier import overlap_previous
 from ..ptx.vector import load_bf16x4, load_f32x4, make_store_bf16x4, store_f32x4
 from ..shapes import ceil_div, expect
 
@@ -16,9 +17,10 @@ store_bf16x4 = make_store_bf16x4()
 
 def make_convert(name, load, store, item, size):
     """y = x, by vectors of 4 elements; item, size: bytes of an element of x and of y."""
-    @kernel("p p n", registers=32, threads=THREADS, blocks=8, name=name)
+    @kernel("p p n", registers=32, threads=THREADS, blocks=8, name=name, overlap=True)
     def convert_kernel(y, x, count):
         """A thread owns two vectors, THREADS apart: both are in flight together."""
+        overlap_previous()
         i = np.int64(cuda.blockIdx.x) * (2 * THREADS) + cuda.threadIdx.x
         j = i + THREADS
         if j < count:

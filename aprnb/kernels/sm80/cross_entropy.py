@@ -19,6 +19,7 @@ import numpy as np
 
 from ..cuda import cuda, device, float32, kernel
 from ..launch import multiprocessors, this_architecture
+from ..ptx.barrier import overlap_previous
 from ..ptx.mma import commit_copies, make_copy, wait_copies
 from ..ptx.scalar import (ex2, fma, lg2, load_bf16, load_f32, load_i32, maximum, shared_address,
                           shuffle_xor, store_bf16, store_f32)
@@ -138,9 +139,10 @@ def finish(row, V, target, loss, shift, factor):
         store_bf16(row + np.uint64(2 * target), (ex2(-loss * LOG2E) - float32(1.0)) * factor)
 
 
-@kernel("p p p p n i b", registers=64, threads=THREADS)
+@kernel("p p p p n i b", registers=64, threads=THREADS, overlap=True)
 def cross_entropy_streaming_kernel(losses, logits, targets, scale, pitch, V, differentiate):
     """One block per row; a thread owns every THREADS-th vector of 8 logits."""
+    overlap_previous()
     tops, sums = cuda.shared.array(WARPS, float32), cuda.shared.array(WARPS, float32)
     t, index = np.int32(cuda.threadIdx.x), cuda.blockIdx.x
     row = logits + np.uint64(np.int64(index) * pitch)
@@ -178,7 +180,7 @@ def fold_from(group, m, s, slots):
 
 
 @kernel("p p p p n i i b", registers=64, threads=THREADS, shared=TILE * GROUP * GROUPS + 128,
-        architectures=("sm_90a",))
+        architectures=("sm_90a",), overlap=True)
 def cross_entropy_resident_kernel(losses, logits, targets, scale, pitch, R, V, differentiate):
     """A block takes every gridDim-th row; a thread owns every THREADS-th vector of 8 logits, the
     first GROUP * GROUPS of them in shared memory, where no other thread reads or writes them.
@@ -186,6 +188,7 @@ def cross_entropy_resident_kernel(losses, logits, targets, scale, pitch, R, V, d
     While the gradient of a row leaves, group by group, the next row comes into the same places, and
     what has come LAG groups ago is added to its sum.
     """
+    overlap_previous()
     tops, sums = cuda.shared.array((2, WARPS), float32), cuda.shared.array((2, WARPS), float32)
     t, index, turn = np.int32(cuda.threadIdx.x), np.int32(cuda.blockIdx.x), np.int32(0)
     base = (shared_address(cuda.shared.array(0, np.uint8)) + 127) & 0xFFFFFF80

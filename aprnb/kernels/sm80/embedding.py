@@ -19,6 +19,7 @@ and about 8 us to sort.
 import numpy as np
 
 from ..cuda import cuda, device, kernel
+from ..ptx.barrier import overlap_previous
 from ..ptx.gather import RECORD, load_record, make_gather, make_load_integers, store_record
 from ..ptx.scalar import fence_gpu, increment, load_i32, store_release
 from ..ptx.share import make_fold, make_load, make_zeros
@@ -46,9 +47,10 @@ load_parts, fold_parts, zeros = make_load(PARTS), make_fold(PARTS, "w"), make_ze
 _, store_streamed = make_store(".cs")
 
 
-@kernel("p p p i i", registers=32, threads=THREADS, blocks=8)
+@kernel("p p p i i", registers=32, threads=THREADS, blocks=8, overlap=True)
 def embedding_forward_kernel(y, table, ids, R, vectors):
     """Thread (x, j) copies vectors x, x + blockDim.x, ... of rows 2 j and 2 j + 1 of its block."""
+    overlap_previous()
     row = np.int32(ROWS * (cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y))
     if row < R:
         other = np.int32(min(row + 1, R - 1))  # without a second row the first is copied twice
@@ -62,9 +64,10 @@ def embedding_forward_kernel(y, table, ids, R, vectors):
             c = np.int32(c + cuda.blockDim.x)
 
 
-@kernel("p n", registers=32, threads=THREADS, blocks=8)
+@kernel("p n", registers=32, threads=THREADS, blocks=8, overlap=True)
 def zero_kernel(x, vectors):
     """A thread owns every vector, of 4 floats, that is a whole grid further."""
+    overlap_previous()
     i = np.int64(cuda.grid(1))
     while i < vectors:
         store_streamed(x + np.uint64(16 * i), zeros())
@@ -140,9 +143,10 @@ def position(keys, n, key):
     return low
 
 
-@kernel("p p i", registers=64, threads=SORTERS, shared=4 * SLICE)
+@kernel("p p i", registers=64, threads=SORTERS, shared=4 * SLICE, overlap=True)
 def embedding_places_kernel(places, ids, R):
     """One block per bucket; a thread reads every SORTERS-th id."""
+    overlap_previous()
     keys = cuda.shared.array(0, np.uint32)
     counts = cuda.shared.array(2, np.int32)
     bucket, t = np.int32(cuda.blockIdx.x), np.int32(cuda.threadIdx.x)
@@ -204,7 +208,7 @@ def last_to_arrive(arrived, counter, chunks):
     return arrived[0] == chunks
 
 
-@kernel("p p p p p i i", registers=48, threads=THREADS, blocks=5)
+@kernel("p p p p p i i", registers=48, threads=THREADS, blocks=5, overlap=True)
 def embedding_sums_kernel(dtable, dy, places, parts, counters, R, C):
     """A block looks at PLACES places; a thread owns every blockDim-th 4 columns.
 
@@ -212,6 +216,7 @@ def embedding_sums_kernel(dtable, dy, places, parts, counters, R, C):
     2 (p // CHUNK) + 1 and its chunk j row 2 (p // CHUNK + j). An id with several chunks has more
     than CHUNK places, so no two ids share any of these.
     """
+    overlap_previous()
     arrived = cuda.shared.array(1, np.int32)
     p = np.int32(PLACES * cuda.blockIdx.x)
     behind = np.int32(min(p + PLACES, R))

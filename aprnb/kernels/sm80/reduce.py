@@ -10,6 +10,7 @@ import numpy as np
 from ..block import block_sum
 from ..cuda import cuda, float32, kernel
 from ..launch import multiprocessors
+from ..ptx.barrier import overlap_previous
 from ..ptx.scalar import load_f32, store_f32
 from ..ptx.share import STREAMED, each, make_load
 from ..reduce import clip_factor  # noqa: F401  an op of this module: one block reads 4 KB
@@ -30,10 +31,11 @@ def squares(x):
     return x * x
 
 
-@kernel("p p n n n", registers=32, threads=THREADS, blocks=BLOCKS)
+@kernel("p p n n n", registers=32, threads=THREADS, blocks=BLOCKS, overlap=True)
 def sum_of_squares_kernel(sums, x, n, part, piece):
     """Block (p, i) owns the i-th `piece` vectors of part p, the first block also what is left
     before and behind them; a thread every THREADS-th vector. The sum goes to sums[p, i]."""
+    overlap_previous()
     partial = cuda.shared.array(THREADS, float32)
     start = min(np.int64(cuda.blockIdx.x) * part, n)
     stop = min(start + part, n)
@@ -57,9 +59,10 @@ def sum_of_squares_kernel(sums, x, n, part, piece):
         store_f32(sums + np.uint64(4 * (cuda.blockIdx.x * cuda.gridDim.y + cuda.blockIdx.y)), total)
 
 
-@kernel("p p i", registers=32, threads=THREADS)
+@kernel("p p i", registers=32, threads=THREADS, overlap=True)
 def add_pieces_kernel(partials, sums, pieces):
     """One block per part; a thread owns every THREADS-th piece."""
+    overlap_previous()
     partial = cuda.shared.array(THREADS, float32)
     total = float32(0.0)
     for i in range(cuda.threadIdx.x, pieces, THREADS):

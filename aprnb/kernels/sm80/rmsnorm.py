@@ -17,7 +17,7 @@ import numpy as np
 
 from ..cuda import ALIGNMENT, cuda, device, float32, kernel
 from ..launch import multiprocessors
-from ..ptx.barrier import named_sync
+from ..ptx.barrier import named_sync, overlap_previous
 from ..ptx.mma import commit_copies, make_copy, wait_copies
 from ..ptx.scalar import (load_f32, load_shared_f32, shared_address, shuffle_xor,
                           store_f32, store_shared_f32)
@@ -94,10 +94,11 @@ def make_forward(threads):
     row_sum = make_row_sum(threads)
 
     @kernel("p p p p p p i i f", registers=64, threads=THREADS, blocks=4,
-            name=f"rmsnorm_forward_{threads}")
+            name=f"rmsnorm_forward_{threads}", overlap=True)
     def rmsnorm_forward_kernel(s, y, rstd, x, r, w, R, C, eps):
         """One row for each threadIdx.y; thread x owns vectors x, x + threads, ... of it. Without r
         there is nothing to add, and s is not written."""
+        overlap_previous()
         partial = cuda.shared.array(WARPS, float32)
         row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
         if row < R:
@@ -134,10 +135,12 @@ def make_backward(threads):
 
     @kernel("p p p p p p p i i f", registers=128, threads=THREADS, blocks=BACKWARD_BLOCKS,
             shared=STAGES * STAGE, name=f"rmsnorm_backward_{threads}",
+            overlap=True,
             spills=24)  # up to four registers once a row, in the build for sm_80 alone
     def rmsnorm_backward_kernel(dx, parts, dy, ds, x, w, rstd, R, C, share):
         """Rows as in forward, every gridDim.x * rows-th; the sums of dw over them go to row
         blockIdx.x of parts. Without ds there is nothing to add; dx may be ds. share: 1 / C."""
+        overlap_previous()
         ring = shared_address(cuda.shared.array(0, float32, alignment=ALIGNMENT))
         partial = cuda.shared.array(TWO_SETS, float32)
         step = np.int32(cuda.gridDim.x * rows)

@@ -12,6 +12,7 @@ and backward 67 MB, 16 us;  with the bias 71 MB, 17 us, and 1.2 MB of partial su
 import numpy as np
 
 from ..cuda import ALIGNMENT, cuda, device, float32, kernel
+from ..ptx.barrier import overlap_previous
 from ..ptx.scalar import shared_address
 from ..ptx.share import STREAMED, each, make_load, make_store, make_zeros
 from ..shapes import ceil_div, expect
@@ -49,10 +50,11 @@ def rotate(at, half, low, high, cos, sin, angle, sign):
     return low, high
 
 
-@kernel("p p p i i i i f", registers=40, threads=THREADS, blocks=6)
+@kernel("p p p i i i i f", registers=40, threads=THREADS, blocks=6, overlap=True)
 def rotate_kernel(x, cos, sin, T, N, D, heads, sign):
     """Block (i, b, j): positions i * blockDim.z and on of sequence b, heads j * blockDim.y and on.
     Thread (k, n, lane) owns elements 8k and on of both halves of head n at one position."""
+    overlap_previous()
     t = cuda.blockIdx.x * cuda.blockDim.z + cuda.threadIdx.z
     n = cuda.blockIdx.z * cuda.blockDim.y + cuda.threadIdx.y
     if t < T and n < heads:
@@ -62,10 +64,11 @@ def rotate_kernel(x, cos, sin, T, N, D, heads, sign):
                np.uint64(2 * t * D + 32 * cuda.threadIdx.x), sign)
 
 
-@kernel("p p p p i i i i i i", registers=64, threads=BIAS_THREADS, blocks=BIAS_BLOCKS)
+@kernel("p p p p i i i i i i", registers=64, threads=BIAS_THREADS, blocks=BIAS_BLOCKS, overlap=True)
 def rotate_back_and_sum_kernel(x, parts, cos, sin, R, T, N, D, heads, part_rows):
     """Block (j, p): heads j * blockDim.y and on in rows part_rows * p and on, of R = B * T. Thread
     (k, n, lane) owns elements as in rotate_kernel, in rows lane, lane + blockDim.z, ..."""
+    overlap_previous()
     sums = shared_address(cuda.shared.array(SUMS, float32, alignment=ALIGNMENT))
     lane, lanes, width = cuda.threadIdx.z, cuda.blockDim.z, cuda.blockDim.y * D
     n = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y

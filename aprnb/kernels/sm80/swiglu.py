@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from ..cuda import cuda, kernel
+from ..ptx.barrier import overlap_previous
 from ..ptx.share import STREAMED, each, make_load, make_store
 from ..shapes import ceil_div, expect
 from .fit import misfit_of_rows
@@ -38,10 +39,11 @@ def gradients(dy, gate, up):
     return dy * up * (s + silu * (1.0 - s)), dy * silu
 
 
-@kernel("p p i", registers=48, threads=THREADS, blocks=4)
+@kernel("p p i", registers=48, threads=THREADS, blocks=4, overlap=True)
 def swiglu_forward_kernel(y, gu, F):
     """One block per row; a thread owns vectors threadIdx.x and + blockDim.x, then those twice
     blockDim.x on."""
+    overlap_previous()
     row, threads, vector = cuda.blockIdx.x, cuda.blockDim.x, cuda.threadIdx.x
     gate, up = gu + np.uint64(4 * row * F), gu + np.uint64(4 * row * F + 2 * F)
     out = y + np.uint64(2 * row * F)
@@ -53,9 +55,10 @@ def swiglu_forward_kernel(y, gu, F):
         vector += VECTORS * threads
 
 
-@kernel("p p p i", registers=64, threads=THREADS, blocks=3)
+@kernel("p p p i", registers=64, threads=THREADS, blocks=3, overlap=True)
 def swiglu_backward_kernel(dgu, dy, gu, F):
     """One block per row; vectors as in forward."""
+    overlap_previous()
     row, threads, vector = cuda.blockIdx.x, cuda.blockDim.x, cuda.threadIdx.x
     gate, up = np.uint64(4 * row * F), np.uint64(4 * row * F + 2 * F)
     while vector < F >> 3:

@@ -116,56 +116,67 @@ def make_writer(columns, epilogue, f32, g):
 
 
 def _make_gated_writer(columns, epilogue, g):
-    """Writers of three or two matrices of `columns` / 2 or `columns` columns, 64 at a time."""
-    forward = epilogue == "swiglu"
-    stage = make_stage(columns, 64)
-    swiglu, gradient = make_swiglu(columns // 2 if forward else columns)
-    stage_pairs = make_stage_pairs(64)
-    buffers, chunk_bytes = g.buffers, g.chunk_bytes
-    wait_one = tma.wait_stores_read(g.buffers - 1)
+    """Writers of the gated tiles, in rounds that stage several chunks between two barriers.
+
+    swiglu: a round is one chunk each of gate, up and activation; as many rounds are in flight as
+    there are buffers. swiglu_gradient: one round holds all of both gradients.
+    """
+    forward, width, chunk_bytes = epilogue == "swiglu", g.chunk_columns, g.chunk_bytes
+    half = columns // 2 if forward else columns
+    count = half // width  # chunks of one matrix
+    ring = g.buffers // 3 if forward else 1  # rounds in flight
+    stage, stage_up = make_stage(columns, width), make_stage(columns, width, half)
+    stage_pairs = make_stage_pairs(width)
+    swiglu, gradient = make_swiglu(half)
+    wait_all, wait_older = tma.wait_stores_read(0), tma.wait_stores_read(max(ring - 1, 0))
 
     @device
-    def begin(t, w):
-        if t == 0:
-            wait_one()
-        bar.named_sync(1 + w, 128)  # the buffer is free for all
-
-    @device
-    def send(turn, target_map, column, m0, t, w, out):
+    def sealed(w):
         bar.fence_async_shared()
-        bar.named_sync(1 + w, 128)  # all rows of the chunk stand
-        if t == 0:
-            tma.store_2d(target_map, out + turn % buffers * chunk_bytes, column, m0)
-            tma.commit_stores()
+        bar.named_sync(1 + w, 128)  # all rows of the round stand
 
     @device
-    def send_sums(acc, c, turn, target_map, column, m0, t, w, out, mine):
-        begin(t, w)
-        stage(acc, c, mine + turn % buffers * chunk_bytes)
-        send(turn, target_map, column, m0, t, w, out)
-
-    @device
-    def send_pairs(pairs, c, turn, target_map, column, m0, t, w, out, mine):
-        begin(t, w)
-        stage_pairs(pairs, c, mine + turn % buffers * chunk_bytes)
-        send(turn, target_map, column, m0, t, w, out)
+    def one_round(acc, act, r, c_map, c_up_map, act_map, m0, n0, t, w, out, mine):
+        if r < count:
+            if t == 0:
+                if r == 0:
+                    wait_all()  # of the last tile; that was long ago
+                else:
+                    wait_older()
+            bar.named_sync(1 + w, 128)  # the round's buffers are free for all
+            slot = r % ring * 3 * chunk_bytes
+            stage(acc, r, mine + slot)
+            stage_up(acc, r, mine + slot + chunk_bytes)
+            stage_pairs(act, r, mine + slot + 2 * chunk_bytes)
+            sealed(w)
+            if t == 0:
+                tma.store_2d(c_map, out + slot, n0 + r * width, m0)
+                tma.store_2d(c_up_map, out + slot + chunk_bytes, n0 + r * width, m0)
+                tma.store_2d(act_map, out + slot + 2 * chunk_bytes, n0 + r * width, m0)
+                tma.commit_stores()
 
     @device
     def write(acc, early, c_map, c_up_map, act_map, c, read, pitch, M, N, m0, n0, t, w, out, mine):
         if forward:
-            send_sums(acc, 0, 0, c_map, n0, m0, t, w, out, mine)
-            send_sums(acc, 1, 1, c_map, n0 + 64, m0, t, w, out, mine)
-            send_sums(acc, 2, 2, c_up_map, n0, m0, t, w, out, mine)
-            send_sums(acc, 3, 3, c_up_map, n0 + 64, m0, t, w, out, mine)
             act = swiglu(acc)
-            send_pairs(act, 0, 4, act_map, n0, m0, t, w, out, mine)
-            send_pairs(act, 1, 5, act_map, n0 + 64, m0, t, w, out, mine)
+            one_round(acc, act, 0, c_map, c_up_map, act_map, m0, n0, t, w, out, mine)
+            one_round(acc, act, 1, c_map, c_up_map, act_map, m0, n0, t, w, out, mine)
+            one_round(acc, act, 2, c_map, c_up_map, act_map, m0, n0, t, w, out, mine)
         else:
             both = gradient(acc, early[0], early[1])
-            send_pairs(both, 0, 0, c_map, n0, m0, t, w, out, mine)
-            send_pairs(both, 1, 1, c_map, n0 + 64, m0, t, w, out, mine)
-            send_pairs(both, 2, 2, c_up_map, n0, m0, t, w, out, mine)
-            send_pairs(both, 3, 3, c_up_map, n0 + 64, m0, t, w, out, mine)
+            if t == 0:
+                wait_all()
+            bar.named_sync(1 + w, 128)  # the buffers are free for all
+            stage_pairs(both, 0, mine)
+            stage_pairs(both, 1, mine + chunk_bytes)
+            stage_pairs(both, 2, mine + 2 * chunk_bytes)
+            stage_pairs(both, 3, mine + 3 * chunk_bytes)
+            sealed(w)
+            if t == 0:
+                for r in range(count):
+                    tma.store_2d(c_map, out + r * chunk_bytes, n0 + r * width, m0)
+                    tma.store_2d(c_up_map, out + (count + r) * chunk_bytes, n0 + r * width, m0)
+                tma.commit_stores()
     return write
 
 

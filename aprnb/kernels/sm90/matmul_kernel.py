@@ -33,18 +33,20 @@ MAJOR = {"nt": (False, False), "nt_f32": (False, False), "nn": (False, True), "t
 release_registers, take_registers = bar.setmaxnreg("dec", 40), bar.setmaxnreg("inc", 232)
 
 
-def geometry(layout, columns, f32):
+def geometry(layout, columns, f32, epilogue="plain"):
     """Sizes in bytes and places in shared memory of one variant."""
-    g = SimpleNamespace(chunk_columns=next(n for n in (64, 32, 16) if columns % n == 0))
+    width = columns // 2 if epilogue == "swiglu" else columns
+    g = SimpleNamespace(chunk_columns=next(n for n in (64, 32, 16) if width % n == 0))
     g.chunks = columns // g.chunk_columns
     g.b_blocks = -(-columns // 64)
     g.a_bytes = ROWS * DEPTH * 2
     g.stage_bytes = g.a_bytes + (g.b_blocks * 64 if MAJOR[layout][1] else columns) * DEPTH * 2
     g.chunk_bytes = 64 * g.chunk_columns * 2  # one staged chunk of one warpgroup
     room = SHARED_MAX - 2048
-    g.stages = min(7, (room - (0 if f32 else 4 * g.chunk_bytes)) // g.stage_bytes)
-    g.buffers = 0 if f32 else min(g.chunks, (room - g.stages * g.stage_bytes)
-                                  // (2 * g.chunk_bytes))
+    # staging buffers of a warpgroup: two at least, and what a gated tile writes at once
+    least, most = {"swiglu": (6, 6), "swiglu_gradient": (4, 4)}.get(epilogue, (2, g.chunks))
+    g.stages = min(7, (room - (0 if f32 else 2 * least * g.chunk_bytes)) // g.stage_bytes)
+    g.buffers = 0 if f32 else min(most, (room - g.stages * g.stage_bytes) // (2 * g.chunk_bytes))
     g.out = g.stages * g.stage_bytes
     g.barriers = g.out + 2 * g.buffers * g.chunk_bytes
     g.shared = g.barriers + 16 * g.stages + 1024
@@ -63,7 +65,7 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
     rows of C, tiles of M in a raster group, scratch, counters. What a variant does not use is 0.
     """
     f32 = layout in ("tn", "nt_f32")
-    g = geometry(layout, columns, f32)
+    g = geometry(layout, columns, f32, epilogue)
     # with "swiglu" a tile is as many columns of the gate and the same ones of the up projection
     corner, item = _make_work(columns // 2 if epilogue == "swiglu" else columns, cluster, parts)
     feed = _make_producer(layout, columns, epilogue, cluster, g, corner, item)
@@ -119,8 +121,8 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
         if warpgroup == 0:
             release_registers()
             if tid == 0:
-                feed(a_map, b_map, up_map, base, full, empty, first, clusters, whole, loose, extra, steps,
-                     group, tiles_m, tiles_n, rank)
+                feed(a_map, b_map, up_map, base, full, empty, first, clusters, whole, loose, extra,
+                     steps, group, tiles_m, tiles_n, rank)
         else:
             take_registers()
             w = np.int32(warpgroup) - 1
@@ -213,8 +215,8 @@ def _make_producer(layout, columns, epilogue, cluster, g, corner, item):
             tma.load_2d(target, b_map, k, n0, full)
 
     @device
-    def feed(a_map, b_map, up_map, base, full, empty, first, clusters, whole, loose, extra, steps, group,
-             tiles_m, tiles_n, rank):
+    def feed(a_map, b_map, up_map, base, full, empty, first, clusters, whole, loose, extra, steps,
+             group, tiles_m, tiles_n, rank):
         """Fill stage after stage of every tile, as far ahead as the ring allows."""
         n, s, phase = first, 0, 0
         while n < whole + extra:
