@@ -108,7 +108,7 @@ def _cuda(gpu, precision, asked):
     ops = {name: on_stream(choice.bind(module, name))
            for module, names in OPS.items() for name in names}
     best = choice.rooms[0]
-    logits = Logits(PRECISIONS[precision] if best == "sm90" else F32, 5 << 28, 256, 8)
+    logits = Logits(F32 if best == "portable" else PRECISIONS[precision], 5 << 28, 256, 8)
     return Backend(gpu, SimpleNamespace(**ops), precision,
                    f"{gpu.name}, {precision}: {best} kernels on {gpu.description}", logits,
                    choice.lines)

@@ -5,11 +5,14 @@ import pytest
 from aprnb.oracle.linear_cross_entropy import (linear_cross_entropy_backward,
                                                linear_cross_entropy_forward)
 from judge import DTYPES, assert_gradient, blank, judge, lanes, normal, run_kernel
-from tolerance import F32, in_order
+from tolerance import BF16, F32, in_order
 
 # (R, C, V, chunk): one chunk, a short last chunk, rows one by one
 SMALL = [(1, 1, 1, 1), (5, 7, 11, 2), (3, 5, 33, 8)]
 REAL = [(130, 64, 4096, 64), (96, 896, 8009, 64), (17, 13, 1021, 1)]
+# the last of them with rows so long that, on Hopper, they are held on the chip
+TENSOR_CORES = [(1, 8, 8, 1), (5, 16, 11, 2), (300, 136, 1009, 128), (96, 896, 8009, 64),
+                (20, 64, 151_936, 16)]
 
 
 def arguments_of(shape, dtype):
@@ -79,15 +82,16 @@ def test_forward(shape, dtype):
 
 
 def gradients_in_order(losses, dx, dw, logits, x, w, targets, scale, accumulate):
-    """dx and dw in float32 by the equations, every product summed over ascending k."""
+    """dx and dw in float32 by the equations, every product summed over ascending k; logits and
+    their gradient are rounded to the scratch's type."""
     dx, dw = np.empty(dx.shape, F32), np.where(accumulate, dw, 0).astype(F32)
     for start in range(0, len(x), len(logits)):
         rows = slice(start, start + len(logits))
-        z = in_order(x[rows], w)
+        z = in_order(x[rows], w).astype(logits.dtype).astype(F32)
         p = np.exp(z - z.max(axis=1, keepdims=True))
         dz = p / p.sum(axis=1, keepdims=True)
         dz[np.arange(len(dz)), targets[rows]] -= 1
-        dz *= scale * (targets[rows, None] >= 0)
+        dz = (dz * scale * (targets[rows, None] >= 0)).astype(logits.dtype).astype(F32)
         dx[rows] = in_order(dz, w.T)
         dw += in_order(dz.T, x[rows].T)
     return {"dx": dx.astype(x.dtype), "dw": dw}
@@ -98,13 +102,74 @@ def gradients_in_order(losses, dx, dw, logits, x, w, targets, scale, accumulate)
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_backward(shape, dtype, accumulate):
     arguments = with_gradients(shape, dtype, accumulate)
-    size = {"losses": max(1.0, float(np.log(shape[2]))),
-            "dx": float(arguments["scale"][0] * np.abs(arguments["w"].astype(F32)).max()),
-            "dw": float(arguments["scale"][0] * np.abs(arguments["x"].astype(F32)).max())}
+    size = sizes(arguments)
     if accumulate:
         del size["dw"]
+    backward(arguments, size)
+
+
+def sizes(arguments):
+    """Of the terms that cancel in each output."""
+    V, scale = len(arguments["w"]), float(arguments["scale"][0])
+    return {"losses": max(1.0, float(np.log(V))),
+            "dx": scale * float(np.abs(arguments["w"].astype(F32)).max()),
+            "dw": scale * float(np.abs(arguments["x"].astype(F32)).max())}
+
+
+def backward(arguments, size, room="", allowance=0.0):
     got = judge("linear_cross_entropy", "linear_cross_entropy_backward", arguments,
-                ("losses", "dx", "dw"), free=("logits",), scales=size,
-                peer=gradients_in_order(**arguments))
+                ("losses", "dx", "dw"), free=("logits",), scales=size, room=room,
+                peer=gradients_in_order(**arguments), allowance=allowance)
     skipped = arguments["targets"] < 0
     assert not got["losses"][skipped].any() and not got["dx"][skipped].astype(F32).any()
+
+
+# ---------------------------------------------------------------- tensor cores, bfloat16 logits
+
+# logits and their gradient are rounded to bfloat16, each by up to half a step; at the targets, where
+# the gradient is about -scale, all in the same direction, which dx and dw then show as a gain
+HALF_STEP = 2 ** -8
+SHAPES = pytest.mark.parametrize("shape", TENSOR_CORES, ids=lambda s: "x".join(map(str, s)))
+ROOMS = pytest.mark.parametrize("room", ["sm90", "sm80"])
+
+
+def narrow(arguments):
+    """Scratch in bfloat16 with rows of whole vectors of 8; the last logit is a target."""
+    chunk, V = arguments["logits"].shape
+    targets = arguments["targets"].copy()
+    targets[0] = V - 1
+    return arguments | {"logits": blank((chunk, -(-V // 8) * 8), BF16), "targets": targets}
+
+
+@pytest.mark.gpu
+@SHAPES
+@ROOMS
+def test_forward_on_tensor_cores(shape, room):
+    judge("linear_cross_entropy", "linear_cross_entropy_forward",
+          narrow(arguments_of(shape, BF16)), ("losses",), free=("logits",), room=room,
+          scales={"losses": max(1.0, float(np.log(shape[2])))}, allowance=HALF_STEP)
+
+
+@pytest.mark.gpu
+@SHAPES
+@ROOMS
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_backward_on_tensor_cores(shape, room, accumulate):
+    arguments = narrow(with_gradients(shape, BF16, accumulate))
+    arguments["dw"] /= len(arguments["x"])  # no larger than what is added to it
+    backward(arguments, sizes(arguments), room, HALF_STEP)
+
+
+@pytest.mark.gpu
+@ROOMS
+def test_misfits_are_named(room):
+    from importlib import import_module
+
+    from aprnb.kernels.cuda import cuda
+    misfit = import_module(f"aprnb.kernels.{room}.linear_cross_entropy").misfit
+
+    def of(logits, C):
+        return misfit(None, logits, *(cuda.device_array((n, C), BF16) for n in (4, 9)), None)
+    wide, unpadded = (cuda.device_array((2, n), BF16) for n in (16, 9))
+    assert of(wide, 24) is None and "float32" in of(cuda.device_array((2, 16), F32), 24)
+    assert "18 bytes in the logits" in of(unpadded, 24) and "34 bytes in a" in of(wide, 17)

@@ -17,7 +17,7 @@ ROOMS = {  # op module -> rooms that have it, best first
     "convert": ("sm80", "portable"),
     "embedding": ("sm80", "portable"),
     "linear": ("sm90", "sm80", "portable"),
-    "linear_cross_entropy": ("sm90", "portable"),
+    "linear_cross_entropy": ("sm90", "sm80", "portable"),
     "linear_swiglu": ("sm90", "sm80", "portable"),
     "reduce": ("sm80", "portable"),
     "rmsnorm": ("sm80", "portable"),

@@ -16,11 +16,10 @@ from .wide import product, wide
 
 
 def linear_cross_entropy_forward(losses, logits, x, w, targets):
-    """Shapes:  losses (R,) f32 out;  logits (chunk, V) scratch;  x (R, C);  w (V, C);
+    """Shapes:  losses (R,) f32 out;  logits (chunk, V or more) scratch;  x (R, C);  w (V, C);
                 targets (R,) i32, each below V
     """
-    for rows in _chunks(x, logits):
-        z = logits[:rows.stop - rows.start]
+    for rows, z in _chunks(x, w, logits):
         linear_forward(z, x[rows], w, None)
         _loss_and_softmax(losses[rows], z, targets[rows])
 
@@ -29,11 +28,10 @@ def linear_cross_entropy_backward(losses, dx, dw, logits, x, w, targets, scale, 
     """Losses and, in the same pass over the logits, the gradients of scale * sum(losses).
 
     Shapes:  losses (R,) f32 out;  dx (R, C) out;  dw (V, C) f32 in and out;
-             logits (chunk, V) scratch;  x (R, C);  w (V, C);  targets (R,) i32;
+             logits (chunk, V or more) scratch;  x (R, C);  w (V, C);  targets (R,) i32;
              scale (1,) f32: one over the target tokens of the whole batch
     """
-    for rows in _chunks(x, logits):
-        z = logits[:rows.stop - rows.start]
+    for rows, z in _chunks(x, w, logits):
         linear_forward(z, x[rows], w, None)
         _loss_and_softmax(losses[rows], z, targets[rows])
         _softmax_to_gradient(z, targets[rows], scale)
@@ -41,9 +39,11 @@ def linear_cross_entropy_backward(losses, dx, dw, logits, x, w, targets, scale, 
         product(dw, z.T, x[rows], accumulate or rows.start > 0)
 
 
-def _chunks(x, logits):
+def _chunks(x, w, logits):
+    """Slices of rows, each with its view of the scratch."""
     for start in range(0, len(x), len(logits)):
-        yield slice(start, min(start + len(logits), len(x)))
+        stop = min(start + len(logits), len(x))
+        yield slice(start, stop), logits[:stop - start, :len(w)]
 
 
 @by_rows("losses", "z", "targets")
