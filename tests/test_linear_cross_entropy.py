@@ -126,7 +126,7 @@ def backward(arguments, size, room="", allowance=0.0):
 
 # ---------------------------------------------------------------- tensor cores, bfloat16 logits
 
-# logits and their gradient are rounded to bfloat16, each by up to half a step; at the targets, whose
+# logits and their gradient are rounded to bfloat16, by up to half a step; at the targets, whose
 # gradient is about -scale, all in the same direction, which dx and dw then show as a gain
 HALF_STEP = 2 ** -8
 SHAPES = pytest.mark.parametrize("shape", TENSOR_CORES, ids=lambda s: "x".join(map(str, s)))
