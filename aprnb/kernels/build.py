@@ -48,13 +48,10 @@ def build(entry, signature, architecture):
     if SERIALISED.search(report):
         raise BuildError(f"{entry.name} for {architecture}: {SERIALISED.search(report)[0]}: the "
                          f"linker gave up what makes this kernel fast\n{report}")
-    numbers = re.search(r"Used (\d+) registers", report)
-    frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads",
-                      report)
-    shared = re.search(r"(\d+) bytes smem", report)
-    stack, stores, loads = (int(frame[i]) for i in (1, 2, 3))
-    return Cubin(code, _symbol(report, entry.name), int(numbers[1]), stack, stores + loads,
-                 int(shared[1]) if shared else 0)
+    stores, loads = (_reported(rf"(\d+) bytes spill {way}", report) for way in ("stores", "loads"))
+    return Cubin(code, _symbol(report, entry.name), _reported(r"Used (\d+) registers", report),
+                 _reported(r"(\d+) bytes stack frame", report), stores + loads,
+                 _reported(r"(\d+) bytes smem", report))
 
 
 def link(ltoir, architecture, name, *options, ptx=False):
@@ -117,6 +114,12 @@ def _info_log(nvjitlink, handle):
     log = bytearray(nvjitlink.get_info_log_size(handle))
     nvjitlink.get_info_log(handle, log)
     return log.decode(errors="replace")
+
+
+def _reported(pattern, report):
+    """A number of the report; newer linkers leave out what is zero."""
+    found = re.search(pattern, report)
+    return int(found[1]) if found else 0
 
 
 def _symbol(report, name):
