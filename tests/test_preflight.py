@@ -70,12 +70,17 @@ def eps_1e5(right, y, rstd, x, w, eps):
     right(y, rstd, x * 1e-3, w, 1e-5)
 
 
+def swapped_halves(right, h, gu, x, w):
+    """Gate and up taken for one another."""
+    right(h, gu, x, np.roll(w, len(w) // 2, axis=0))
+
+
 @pytest.mark.parametrize("op, fault, place", [
     ("rope_forward", adjacent_pairs, "layer 0, q, k, v after RoPE"),
     ("linear_forward", no_bias, "layer 0, q, k, v after RoPE"),
     ("attention_forward", no_mask, "layer 0, attention output"),
     ("rmsnorm_forward", eps_1e5, "layer 0, attention norm"),
-    ("swiglu_forward", lambda right, y, gu: right(y, gu[:, ::-1].copy()), "layer 0, SwiGLU"),
+    ("linear_swiglu_forward", swapped_halves, "layer 0, SwiGLU"),
 ])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_fault_is_named(op, fault, place, precision):
@@ -108,7 +113,7 @@ def test_a_head_that_is_not_its_own_is_named():
 
 def test_an_unwritten_buffer_is_seen():
     """A kernel that skips its last row leaves the poison, which is never within a limit."""
-    def skip_last_row(right, y, gu):
-        right(y[:-1], gu[:-1])
+    def skip_last_row(right, h, gu, x, w):
+        right(h[:-1], gu[:-1], x[:-1], w)
     with pytest.raises(CheckError, match="SwiGLU: inf"):
-        preflight(model_with(swiglu_forward=skip_last_row), WINDOW)
+        preflight(model_with(linear_swiglu_forward=skip_last_row), WINDOW)
