@@ -15,9 +15,7 @@ from test_sm90_attention import ROUNDED
 from tolerance import BF16, F32
 
 D, TILE = 128, 8192  # bytes of 64 x 64 bfloat16
-VARIANTS = pytest.mark.parametrize("keep, turns", [(True, False), (True, True), (False, False),
-                                                   (False, True)],
-                                   ids=["kept", "kept-turns", "recomputed", "recomputed-turns"])
+VARIANTS = pytest.mark.parametrize("keep", [True, False], ids=["kept", "recomputed"])
 
 
 def shapes(*found):
@@ -57,8 +55,8 @@ def walk(monkeypatch, shape, blocks, seed=0, kept_bytes=1 << 30, **variant):
                 memory.place(blank((count, R, C), F32)) if count > 1 else None),
             "sum_parts": sum_parts, "_map": lambda x: maps.setdefault(id(x), TensorMap(x)),
             "query_gradients": launcher(op.query_gradients),
+            "query_gradients_recomputed": launcher(op.query_gradients_recomputed),
             "KEY_GRADIENTS": {k: launcher(v, True) for k, v in op.KEY_GRADIENTS.items()},
-            "RECOMPUTED": {k: launcher(v) for k, v in op.RECOMPUTED.items()},
             "choose_plan": op.choose_plan.__wrapped__}.items():
         monkeypatch.setattr(op, name, stand_in)
     op.backward_128(dqkv, memory.place(rows[0]), memory.place(rows[1]), do, qkv, 0, **variant)
@@ -76,8 +74,8 @@ def assert_close(got, truth, H, KVH):
 @pytest.mark.ptx
 @VARIANTS
 @shapes((1, 1, 1, 1), (1, 64, 2, 1), (1, 65, 4, 2), (2, 128, 2, 2), (2, 150, 3, 1), (1, 333, 6, 2))
-def test_walk(B, T, H, KVH, keep, turns, monkeypatch):
-    got, truth = walk(monkeypatch, (B, T, H, KVH), 3, keep=keep, turns=turns)
+def test_walk(B, T, H, KVH, keep, monkeypatch):
+    got, truth = walk(monkeypatch, (B, T, H, KVH), 3, keep=keep)
     assert_close(got, truth, H, KVH)
 
 
@@ -168,8 +166,8 @@ def judge_backward(monkeypatch, shape, **variant):
 @VARIANTS
 @shapes((1, 1, 1, 1), (2, 64, 2, 1), (1, 128, 2, 2), (2, 150, 3, 1), (2, 333, 6, 2),
         (1, 1000, 4, 1), (1, 320, 7, 1), (3, 257, 5, 5), (4, 512, 6, 2))
-def test_backward(B, T, H, KVH, keep, turns, monkeypatch):
-    judge_backward(monkeypatch, (B, T, H, KVH), keep=keep, turns=turns)
+def test_backward(B, T, H, KVH, keep, monkeypatch):
+    judge_backward(monkeypatch, (B, T, H, KVH), keep=keep)
 
 
 @pytest.mark.gpu

@@ -9,6 +9,13 @@ owns query rows and makes dQ. What the second needs of the first's work is dS. I
                 memory system that is idle beside the products; the reads bound dQ.
     recomputed  7 products, no memory: where dS of a single key head exceeds KEPT_BYTES.
 
+Where dS is recomputed, the warpgroups of both kernels issue their products in turns, where it is
+kept, they do not: as measured on an H200, microseconds of the pass at the three sizes below,
+
+                    no turns            in turns
+    kept            282 / 513 /  971    288 / 531 / 1006
+    recomputed      339 / 616 / 1178    341 / 591 / 1089
+
 Groups (a sequence and a key head) are worked on in rounds, so that their dS fits into KEPT_BYTES.
 
 Floor at 16 x 1024 / 8 x 2048 / 4 x 4096, 12 query heads on 2 key heads; products at 620 TFLOP/s
@@ -30,11 +37,10 @@ from ..tensor_maps import tensor_map
 from ..workspace import workspace
 from .attention_keys_128 import BLOCK, D, KEY_GRADIENTS
 from .attention_parts import choose_parts, parts_scratch, sum_parts
-from .attention_queries_128 import HEADS, RECOMPUTED, query_gradients
+from .attention_queries_128 import HEADS, query_gradients, query_gradients_recomputed
 from .attention_schedule import LOG2_E, ROWS, THREADS
 
 KEPT_BYTES = 1 << 30  # of dS at most, in scratch memory
-TURNS = False  # the warpgroups issue their products in turns
 WIDE = 2  # bytes of bfloat16
 C, SCALE = np.float32(D ** -0.5 * LOG2_E), np.float32(D ** -0.5)
 
@@ -50,8 +56,8 @@ class Plan(NamedTuple):
     """Items that the query heads of a group are cut into for dK and dV."""
 
 
-def backward_128(dqkv, delta, lse2, do, qkv, stream, keep=True, turns=TURNS):
-    """Write the gradients of q, k and v; keep and turns choose between variants.
+def backward_128(dqkv, delta, lse2, do, qkv, stream, keep=True):
+    """Write the gradients of q, k and v; unless keep, dS is always recomputed.
 
     Shapes:  dqkv (B, T, H + 2 KVH, 128) out;  delta, lse2 (B, H, Tp) f32, addresses, Tp = T up to
              whole tiles of 128, where delta is 0 and lse2 +inf;  do (B, T, H, 128);  qkv as dqkv
@@ -68,7 +74,7 @@ def backward_128(dqkv, delta, lse2, do, qkv, stream, keep=True, turns=TURNS):
     for first in range(0, groups, plan.groups):
         together = min(plan.groups, groups - first)
         items = tiles * together * plan.parts
-        KEY_GRADIENTS[kept is not None, turns][min(blocks, items), THREADS, stream](
+        KEY_GRADIENTS[kept is not None][min(blocks, items), THREADS, stream](
             *maps, lse2, delta, kept, sums, *map(np.int32, (
                 B, T, tiles * ROWS, H, KVH, first, together, plan.parts)), C, SCALE)
         if kept is not None:
@@ -76,7 +82,7 @@ def backward_128(dqkv, delta, lse2, do, qkv, stream, keep=True, turns=TURNS):
             query_gradients[min(blocks, items), THREADS, stream](
                 maps[0], maps[2], kept, *map(np.int32, (T, H, KVH, first, together)), SCALE)
     if kept is None:
-        RECOMPUTED[turns][min(blocks, tiles * B * H), THREADS, stream](
+        query_gradients_recomputed[min(blocks, tiles * B * H), THREADS, stream](
             *maps, lse2, delta, *map(np.int32, (B, T, tiles * ROWS, H, KVH)), C, SCALE)
     sum_parts(address(dqkv) + H * D * WIDE, qkv.shape[2] * D * WIDE, sums, plan.parts, B * T,
               2 * KVH * D, stream)

@@ -9,8 +9,8 @@ across lanes only at the end (Dao et al. 2022, algorithm 1; Shah et al. 2024).
 
 The diagonal block comes first, so the maximum is never -inf, and only there anything is masked. Its
 right half is empty for the upper warpgroup, which leaves it out: this also sets the warpgroups out
-of step, and they stay so, which made explicit turns between them superfluous (95.8 with turns, 92.0
-us without, at 16 x 1024).
+of step, and they stay so, which made explicit turns between them superfluous (95.8 us with turns,
+92.0 without, at 16 x 1024).
 
 P is rounded to bfloat16 before the second product, the sum of a row is that of the unrounded P.
 
@@ -32,16 +32,14 @@ from ..ptx.wgmma import k_major, make_accumulator, make_product, mn_major
 from .attention_schedule import (ALIGNED, BARRIERS, LN2, PANEL, ROWS, THREADS, dealt, i32,
                                  make_ring, open_ring, query_tile, query_tiles, rounds_of)
 
-TURN = 4  # named barriers 4 and 5: whose turn it is; 2 and 3: the threads of one warpgroup
 LOWEST = np.float32(-math.inf)
 release_registers, take_registers = bar.setmaxnreg("dec", 24), bar.setmaxnreg("inc", 240)
 wait_stores = tma.wait_stores_read(0)
 
 
-def make_forward(D, slots, turns=False):
+def make_forward(D, slots):
     """The forward kernel of one head dimension, 64 or 128, with `slots` key blocks in its ring.
 
-    turns: the warpgroups issue their products in turns, while the other does its softmax
     Kernel arguments: maps of Q, K, V (boxes of 64 x 128 rows) and O (64 x 64 rows), each over
     (heads * D, T, B); lse (B, H, T); B, T, H, query heads a key head, log2(e) / sqrt(D).
     """
@@ -119,9 +117,6 @@ def make_forward(D, slots, turns=False):
             w = i32(warpgroup) - 1
             t = i32(tid) & 127
             s, phase, q_slot, q_phase = i32(0), i32(0), i32(0), i32(0)
-            if turns:
-                if w == 1:
-                    bar.named_arrive(TURN, 256)  # the first turn is warpgroup 0's
             S = zeros_s()
             O = zeros_o()
             one = np.float32(1.0)
@@ -151,13 +146,9 @@ def make_forward(D, slots, turns=False):
                                 bar.mbarrier_arrive(base + v_empty + 8 * read)
                         O = scale_o(O, shrink)
                         P = to_bf16(S)
-                        if turns:
-                            bar.named_sync(TURN + w, 256)
                         S = scores(S, q, base + k_place + s * tile_bytes, 0)
                         bar.mbarrier_wait(base + v_full + 8 * v_slot, v_phase)
                         O = output(O, P, base + v_place + v_slot * tile_bytes, keep)
-                        if turns:
-                            bar.named_arrive(TURN + 1 - w, 256)
                         keep = 1
                         read = v_slot
                         S = wait_s_1(S)

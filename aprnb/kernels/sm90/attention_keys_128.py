@@ -36,6 +36,7 @@ OPERAND = 2 * PANEL  # bytes of 64 rows of Q, K, V or dO
 COLUMNS = BLOCK * 4  # bytes of lse2 or delta of a block
 SLOTS_BITS = 2
 SLOTS = 1 << SLOTS_BITS  # query blocks in the ring
+TURN = 3  # named barriers 3 and 4: whose turn it is; 1 and 2: the threads of one warpgroup
 i32, u32, i64, u64 = np.int32, np.uint32, np.int64, np.uint64
 
 # shared memory: K and V of both warpgroups, the ring of Q and dO, of lse2 and delta, the mbarriers
@@ -162,15 +163,16 @@ def write_part(dK, dV, sums, part, T, B, KVH, row, group, t):
     store(dV, at + KVH * D * 4, pitch, i32(T - row), i32(D - column))
 
 
-def make_key_gradients(name, keep, turns):
+def make_key_gradients(name, keep):
     """One variant of the kernel.
 
-    keep: dS goes to memory;  turns: the warpgroups issue their products in turns
+    keep: dS goes to memory; else the warpgroups issue their products in turns
     Kernel arguments: maps of qkv, dO and dqkv (boxes of 64 x 64, over (heads * 128, T, B));
     lse2, delta (B, H, Tp); dS; sums (parts, B, T, 2 KVH, D) float32, written in place of dqkv if
     parts > 1; B, T, Tp, H, KVH; the first group (sequence and key head) and how many; parts that
     the heads of a group are cut into; c = log2(e) / sqrt(D); 1 / sqrt(D).
     """
+    turns = not keep  # measured, see attention_backward_128.py
     scores = make_product(BLOCK, 8, k_major(PANEL), k_major(PANEL), fresh=True)
     sums = make_product(D, 4, b=mn_major(PANEL), a_registers=True)
     _, wait_s, wait_s_1 = make_accumulator(BLOCK // 2)
@@ -182,8 +184,8 @@ def make_key_gradients(name, keep, turns):
     def pass_by(base, u, w):
         """Leave out a block that is wholly before this warpgroup's keys."""
         if turns:
-            bar.named_sync(3 + w, 256)
-            bar.named_arrive(4 - w, 256)
+            bar.named_sync(TURN + w, 256)
+            bar.named_arrive(TURN + 1 - w, 256)
         bar.mbarrier_wait(base + FULL + 8 * slot_of(u), phase_of(u))
         bar.mbarrier_arrive(base + EMPTY + 8 * slot_of(u))
         return i32(u + 1)
@@ -200,11 +202,11 @@ def make_key_gradients(name, keep, turns):
         bar.mbarrier_wait(base + FULL + 8 * slot_of(u), phase_of(u))
         here = u32(base + RING + slot_of(u) * (2 * OPERAND))
         if turns:
-            bar.named_sync(3 + w, 256)
+            bar.named_sync(TURN + w, 256)
         S = scores(k, here)
         dP = scores(k + 2 * OPERAND, here + OPERAND)
         if turns:
-            bar.named_arrive(4 - w, 256)
+            bar.named_arrive(TURN + 1 - w, 256)
         S = wait_s(S)
         dP = wait_s(dP)
         S = causal(S, diagonal)
@@ -249,7 +251,7 @@ def make_key_gradients(name, keep, turns):
             dV = zeros()
             if turns:
                 if w == 1:
-                    bar.named_arrive(3, 256)  # the first turn is warpgroup 0's
+                    bar.named_arrive(TURN, 256)  # the first turn is warpgroup 0's
             blocks, G = blocks_of(T), quotient(H, KVH)
             items = items_of(T, groups, parts)
             for r in range(rounds_of(items)):
@@ -288,7 +290,7 @@ def make_key_gradients(name, keep, turns):
                             bar.mbarrier_wait(base + FULL + 8 * slot_of(u), phase_of(u))
                             k = uniform(k)  # descriptors are made anew, else kept and spilled
                             if turns:
-                                bar.named_sync(3 + w, 256)
+                                bar.named_sync(TURN + w, 256)
                             S = scores(k, here)
                             dV = sums(dV, P, last + OPERAND, begun)
                             dK = sums(dK, dS, last, begun)
@@ -296,7 +298,7 @@ def make_key_gradients(name, keep, turns):
                             dV = wait_1(dV)
                             dP = scores(k + 2 * OPERAND, here + OPERAND)
                             if turns:
-                                bar.named_arrive(4 - w, 256)
+                                bar.named_arrive(TURN + 1 - w, 256)
                             if m == first:
                                 S = causal(S, diagonal)
                             S = exp2(S, c, mine + slot_of(u) * (2 * COLUMNS))
@@ -333,8 +335,6 @@ def make_key_gradients(name, keep, turns):
     return key_gradients_kernel
 
 
-# by (whether dS is kept, whether in turns)
-KEY_GRADIENTS = {
-    (keep, turns): make_key_gradients(
-        f"attention_keys_128{'_kept' * keep}{'_turns' * turns}", keep, turns)
-    for keep in (True, False) for turns in (False, True)}
+KEY_GRADIENTS = {  # by whether dS is kept
+    keep: make_key_gradients(f"attention_keys_128{'_kept' * keep}", keep)
+    for keep in (True, False)}

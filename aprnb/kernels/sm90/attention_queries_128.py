@@ -9,7 +9,8 @@ products; with K 27 bytes a clock come out of L2.
 
 Recomputed, where dS would not fit into memory: S = Q K^T and dP = dO V^T again, three products. A
 block owns 128 query rows of one head and walks over key blocks of 64, from the diagonal down. One
-accumulator, dQ, is in flight over the loop's back edge; ptxas would serialise more.
+accumulator, dQ, is in flight over the loop's back edge; ptxas would serialise more. The warpgroups
+issue S and dP in turns, see attention_backward_128.py.
 """
 import numpy as np
 
@@ -25,6 +26,7 @@ from .attention_schedule import (ALIGNED, ROWS, THREADS, dealt, make_ring, open_
                                  query_tiles, rounds_of)
 
 HEADS = 2  # query heads of a block
+TURN = 3  # named barriers 3 and 4: whose turn it is; 1 and 2: the threads of one warpgroup
 release_registers, take_registers = bar.setmaxnreg("dec", 40), bar.setmaxnreg("inc", 232)
 wait_stores = tma.wait_stores_read(0)
 stage, scaled = make_stage(D, 64), make_rows(D).scale
@@ -174,10 +176,9 @@ def make_query_gradients(name, slots):
     return query_gradients_kernel
 
 
-def make_recomputed(name, slots, turns):
+def make_recomputed(name, slots):
     """dQ from Q, K, V, dO, with `slots` key blocks of 64 in its ring.
 
-    turns: the warpgroups issue S and dP in turns
     Kernel arguments: maps of qkv, dO and dqkv (boxes of 64 x 64); lse2, delta (B, H, Tp); B, T, Tp;
     H, KVH; c = log2(e) / sqrt(D); 1 / sqrt(D).
     """
@@ -252,9 +253,8 @@ def make_recomputed(name, slots, turns):
             s, phase, q_phase = i32(0), i32(0), i32(0)
             q = base + w * OPERAND
             dQ = zeros()
-            if turns:
-                if w == 1:
-                    bar.named_arrive(3, 256)
+            if w == 1:
+                bar.named_arrive(TURN, 256)  # the first turn is warpgroup 0's
             blocks = blocks_of(T)
             tiles = query_tiles(T, B, H)
             for r in range(rounds_of(tiles)):
@@ -275,18 +275,15 @@ def make_recomputed(name, slots, turns):
                         j = steps - 1 - left
                         bar.mbarrier_wait(base + full + 8 * s, phase)
                         here = base + ring + s * (2 * OPERAND)
-                        if turns:
-                            bar.named_sync(3 + w, 256)
+                        bar.named_sync(TURN + w, 256)
                         if j > m or not exists:  # no row of this warpgroup sees these keys
-                            if turns:
-                                bar.named_arrive(4 - w, 256)
+                            bar.named_arrive(TURN + 1 - w, 256)
                             if t == 0:
                                 bar.mbarrier_arrive(base + empty + 8 * s)
                         else:
                             S = scores(q, here)
                             dP = scores(q + 2 * OPERAND, here + OPERAND)
-                            if turns:
-                                bar.named_arrive(4 - w, 256)
+                            bar.named_arrive(TURN + 1 - w, 256)
                             S = wait_s_1(S)  # the last block's dQ is done too
                             if t == 0:
                                 if j < m and left > 0:
@@ -313,6 +310,4 @@ def make_recomputed(name, slots, turns):
 
 
 query_gradients = make_query_gradients("attention_queries_128", slots=4)
-RECOMPUTED = {  # by whether in turns
-    turns: make_recomputed(f"attention_queries_128_recomputed{'_turns' * turns}", 4, turns)
-    for turns in (False, True)}
+query_gradients_recomputed = make_recomputed("attention_queries_128_recomputed", slots=4)
