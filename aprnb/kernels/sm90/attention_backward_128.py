@@ -14,7 +14,7 @@ kept, they do not: as measured on an H200, microseconds of the pass at the three
 
                     no turns            in turns
     kept            282 / 513 /  971    288 / 531 / 1006
-    recomputed      339 / 616 / 1178    341 / 591 / 1089
+    recomputed      341 / 616 / 1178    339 / 591 / 1089
 
 Groups (a sequence and a key head) are worked on in rounds, so that their dS fits into KEPT_BYTES.
 
