@@ -12,31 +12,41 @@ from .tiles import bfloat16_pair, exp2, high_half, low_half
 LOG2_E = math.log2(math.e)
 
 
-def make_load_pairs(columns):
-    """load(address, pitch, rows, cols): the pairs of a 64 x columns tile in global memory.
+def make_shared_pairs(columns):
+    """(load, store) of the pairs of 64 x columns in shared memory, chunks of 64 x 64 one after
+    the other with the 128-byte swizzle, as the copy engine leaves and takes them.
 
-    address: this lane's first element; pitch: bytes between rows; rows, cols: how many from there
-    exist; beyond them pairs are zero.
+    load(address), store(pairs, address); address: this lane's first pair, swizzled: row r = l/4 of
+    its warp's 16, at 128 r + 16 (r % 8) + 4 (l % 4). Each lane reads and writes its own pairs, so
+    the result may take the place of what was read. No bank conflicts.
     """
     pairs = types.UniTuple(u32, columns // 4)
-    text = ("{{ .reg .pred p; setp.ne.b32 p, $2, 0; mov.b32 $0, 0; "
-            "@p ld.global.b32 $0, [$1+{at}]; }}")
+
+    def places(builder, address):
+        for chunk in range(columns // 64):
+            for j in range(8):
+                at = builder.xor(address, constant(I32, j << 4))
+                for half in range(2):
+                    yield at, 8192 * chunk + 1024 * half
 
     @intrinsic
-    def load(typingctx, address, pitch, rows, cols):
+    def load(typingctx, address):
         def generate(context, builder, sig, args):
-            below = builder.add(args[0], builder.mul(args[1], constant(I64, 8)))
-            out = []
-            for j in range(columns // 8):
-                inside = builder.icmp_signed(">", args[3], constant(I32, 8 * j))
-                for half, base in enumerate((args[0], below)):
-                    exists = builder.icmp_signed(">", args[2], constant(I32, 8 * half))
-                    ok = builder.zext(builder.and_(exists, inside), I32)
-                    out.append(statement(builder, I32, [base, ok], text.format(at=16 * j),
-                                         "=&r,l,r,~{memory}"))
-            return pack(builder, out)
-        return signature(pairs, u64, u64, i32, i32), generate
-    return load
+            return pack(builder, [
+                statement(builder, I32, [at], f"ld.shared.b32 $0, [$1+{offset}];",
+                          "=r,r,~{memory}") for at, offset in places(builder, args[0])])
+        return signature(pairs, u32), generate
+
+    @intrinsic
+    def store(typingctx, values, address):
+        def generate(context, builder, sig, args):
+            found = unpack(builder, args[0], columns // 4)
+            for value, (at, offset) in zip(found, places(builder, args[1])):
+                statement(builder, VOID, [at, value], f"st.shared.b32 [$0+{offset}], $1;",
+                          "r,r,~{memory}")
+            return context.get_dummy_value()
+        return signature(none, pairs, u32), generate
+    return load, store
 
 
 def make_swiglu(columns):
@@ -44,11 +54,12 @@ def make_swiglu(columns):
 
     forward(acc)               acc holds gate, then up, 2 * columns wide; pairs of silu(gate) * up
                                of both as they are stored
-    gradient(acc, gate, up)    acc is the gradient of silu(gate) * up; the pairs of the gate's
-                               gradient, then those of the up projection's
+    gradient(acc, pairs)       acc is the gradient of silu(gate) * up, pairs are those of gate, then
+                               of up; the pairs of both gradients in the same order
     """
     n = columns // 2
     wide, pairs = types.UniTuple(f32, 2 * n), types.UniTuple(u32, n // 2)
+    both_pairs = types.UniTuple(u32, n)
 
     @intrinsic
     def forward(typingctx, acc):
@@ -64,19 +75,18 @@ def make_swiglu(columns):
         return signature(pairs, wide), generate
 
     @intrinsic
-    def gradient(typingctx, acc, gate, up):
+    def gradient(typingctx, acc, found):
         def generate(context, builder, sig, args):
-            v = unpack(builder, args[0], n)
-            gates, ups = (unpack(builder, x, n // 2) for x in args[1:])
+            v, both = unpack(builder, args[0], n), unpack(builder, args[1], n)
             d_gate, d_up = [], []
             for p in range(n // 2):
-                found = [_gradients(builder, d, g, u) for d, g, u in
-                         zip(v[2 * p:2 * p + 2], _halves(builder, gates[p]),
-                             _halves(builder, ups[p]))]
-                d_gate.append(bfloat16_pair(builder, found[0][0], found[1][0]))
-                d_up.append(bfloat16_pair(builder, found[0][1], found[1][1]))
+                two = [_gradients(builder, d, g, u) for d, g, u in
+                       zip(v[2 * p:2 * p + 2], _halves(builder, both[p]),
+                           _halves(builder, both[n // 2 + p]))]
+                d_gate.append(bfloat16_pair(builder, two[0][0], two[1][0]))
+                d_up.append(bfloat16_pair(builder, two[0][1], two[1][1]))
             return pack(builder, d_gate + d_up)
-        return signature(types.UniTuple(u32, n), types.UniTuple(f32, n), pairs, pairs), generate
+        return signature(both_pairs, types.UniTuple(f32, n), both_pairs), generate
     return forward, gradient
 
 

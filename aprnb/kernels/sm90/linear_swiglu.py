@@ -25,8 +25,8 @@ def linear_swiglu_forward(h, gu, x, w, stream):
     expect("linear_swiglu_forward", gu=(gu, (R, 2 * F)), x=(x, (R, C)), w=(w, (2 * F, C)))
     FORWARD[_grid(R, F, WIDTH), THREADS, stream](
         _map(x, 0, (R, C), (DEPTH, ROWS)), _map(w, 0, (F, C), (DEPTH, WIDTH)),
-        _map(w, F * w.strides[0], (F, C), (DEPTH, WIDTH)), _chunks(FORWARD, gu, 0, h.shape),
-        _chunks(FORWARD, gu, F * WIDE, h.shape), _chunks(FORWARD, h, 0, h.shape), None, None,
+        _map(w, F * w.strides[0], (F, C), (DEPTH, WIDTH)), _chunks(FORWARD, h, 0, h.shape),
+        _chunks(FORWARD, gu, 0, h.shape), _chunks(FORWARD, gu, F * WIDE, h.shape), None, None,
         np.int32(R), np.int32(F), np.int32(C), np.int64(0), np.int32(GROUP), None, None)
 
 
@@ -37,10 +37,10 @@ def swiglu_linear_backward(dgu, dh, dw, dy, gu, h, w, accumulate, stream):
     expect("swiglu_linear_backward", dgu=(dgu, (R, 2 * F)), dw=(dw, (C, F)), dy=(dy, (R, C)),
            gu=(gu, (R, 2 * F)), w=(w, (C, F)))
     BACKWARD[_grid(R, F, BACK_WIDTH), THREADS, stream](
-        _map(dy, 0, (R, C), (DEPTH, ROWS)), _map(w, 0, (C, F), (64, 64)), None,
+        _map(dy, 0, (R, C), (DEPTH, ROWS)), _map(w, 0, (C, F), (64, 64)),
+        _chunks(BACKWARD, gu, 0, h.shape), _chunks(BACKWARD, gu, F * WIDE, h.shape),
         _chunks(BACKWARD, dgu, 0, h.shape), _chunks(BACKWARD, dgu, F * WIDE, h.shape), None, None,
-        gu, np.int32(R), np.int32(F), np.int32(C), np.int64(gu.strides[0]), np.int32(GROUP), None,
-        None)
+        np.int32(R), np.int32(F), np.int32(C), np.int64(0), np.int32(GROUP), None, None)
     matmul("tn", "add" if accumulate else "plain", dw, dy, h, None, stream)
 
 

@@ -65,7 +65,7 @@ def matmul(layout, epilogue, c, a, b, bias, stream, variant=None):
         c, (N, M), (c.strides[0],), (kernel.g.chunk_columns, 64), kernel.g.chunk_columns * WIDE)
     kernel[grid, THREADS, stream](
         _map(a, 64 if layout == "tn" else DEPTH, 64 if layout == "tn" else ROWS),
-        _map(b, 64, v.columns // v.cluster if layout[:2] == "nt" else 64), None, c_map, None, None,
+        _map(b, 64, v.columns // v.cluster if layout[:2] == "nt" else 64), None, None, c_map, None,
         c, bias, np.int32(M), np.int32(N), np.int32(K), np.int64(c.strides[0]),
         np.int32(_group(tiles_n, v)), scratch, counters)
 

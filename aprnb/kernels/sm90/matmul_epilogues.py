@@ -5,8 +5,9 @@
     add               added to what is there (float32)
     swiglu            the tile is 128 columns of the gate and the same 128 of the up projection:
                       both are stored, and silu(gate) * up beside them
-    swiglu_gradient   the tile is the gradient of silu(gate) * up; gate and up, read while the
-                      products ran, turn it into the gradients of both, which are stored instead
+    swiglu_gradient   the tile is the gradient of silu(gate) * up; gate and up, brought while the
+                      products ran, turn it into the gradients of both, which take their place in
+                      shared memory and leave instead
 
 The fused ones save what the op alone would read again: 0.32 and 0.32 GB a layer at 16,384 rows of
 the Qwen2.5-0.5B shape, and run under the other warpgroup's products.
@@ -17,35 +18,47 @@ from ..cuda import device
 from ..ptx import barrier as bar
 from ..ptx import tma
 from ..ptx.scalar import fence_gpu, increment, load_acquire
-from ..ptx.swiglu import make_load_pairs, make_stage_pairs, make_swiglu
+from ..ptx.swiglu import make_shared_pairs, make_stage_pairs, make_swiglu
 from ..ptx.tiles import make_add_columns, make_partials, make_stage, make_store
 
 
-def make_prefetch(columns, epilogue):
-    """prefetch(...): what the epilogue will need from memory, asked for before the products."""
-    load, size = make_load_pairs(columns), 2
+def make_courier(columns, epilogue, g, item, corner):
+    """courier(...): one thread that brings gate and up of a warpgroup's tiles through the copy
+    engine, and takes the gradients that replace them away again; for "swiglu_gradient" alone."""
+    chunk_bytes, area = g.chunk_bytes, g.buffers * g.chunk_bytes
+    count = columns // g.chunk_columns
+    wait_all = tma.wait_stores_read(0)
 
     @device
-    def prefetch(read, pitch, M, N, m0, n0, t):
-        """Gate and up of this lane's part of the tile, or nothing."""
-        row = m0 + 16 * (t >> 5) + ((t & 31) >> 2)
-        column = n0 + 2 * (t & 3)
-        at = read + np.int64(row) * pitch + column * size
-        return (load(at, pitch, M - row, N - column),
-                load(at + np.int64(N) * size, pitch, M - row, N - column))
-
-    @device
-    def nothing(read, pitch, M, N, m0, n0, t):
-        return 0
-    return prefetch if epilogue == "swiglu_gradient" else nothing
+    def courier(gate_map, up_map, c_map, c_up_map, out, brought, staged, w, first, clusters, whole,
+                extra, loose, steps, group, tiles_m, tiles_n, rank):
+        n, phase = first, 0
+        while n < whole + extra:
+            tile, _, _, _ = item(n, whole, loose, steps)
+            n += clusters
+            m0, n0 = corner(tile, group, tiles_m, tiles_n, rank)
+            row = m0 + 64 * w
+            bar.mbarrier_expect(brought, area)
+            for c in range(count):
+                tma.load_2d(out + c * chunk_bytes, gate_map, n0 + 64 * c, row, brought)
+                tma.load_2d(out + (count + c) * chunk_bytes, up_map, n0 + 64 * c, row, brought)
+            bar.mbarrier_wait(staged, phase)  # the warpgroup has put the gradients in their place
+            for c in range(count):
+                tma.store_2d(c_map, out + c * chunk_bytes, n0 + 64 * c, row)
+                tma.store_2d(c_up_map, out + (count + c) * chunk_bytes, n0 + 64 * c, row)
+            tma.commit_stores()
+            wait_all()  # they are read: the next tile's gate and up may come
+            phase ^= 1
+    return courier
 
 
 def make_writer(columns, epilogue, f32, g):
     """The writer of one variant, for whole tiles:
 
-    write(acc, early, c_map, c_up_map, act_map, c, read, pitch, M, N, m0, n0, t, w, out, mine):
-    a warpgroup's 64 rows from row m0 and column n0; t, w: thread and warpgroup; out, mine: staging
-    buffers in shared memory, and this lane's place in the first of them.
+    write(acc, turn, c_map, c_up_map, act_map, c, read, pitch, M, N, m0, n0, t, w, out, mine,
+    brought): a warpgroup's 64 rows from row m0 and column n0; turn: 0 and 1 from tile to tile;
+    t, w: thread and warpgroup; out, mine: staging buffers in shared memory, and this lane's place
+    in the first of them; brought: barrier of the courier, the one it waits for 16 bytes behind it.
     """
     if epilogue in ("swiglu", "swiglu_gradient"):
         return _make_gated_writer(columns, epilogue, g)
@@ -92,7 +105,8 @@ def make_writer(columns, epilogue, f32, g):
             tma.commit_stores()
 
     @device
-    def write(acc, early, c_map, c_up_map, act_map, c, read, pitch, M, N, m0, n0, t, w, out, mine):
+    def write(acc, turn, c_map, c_up_map, act_map, c, read, pitch, M, N, m0, n0, t, w, out, mine,
+              brought):
         row = m0 + 16 * (t >> 5) + ((t & 31) >> 2)
         column = n0 + 2 * (t & 3)
         if f32:
@@ -116,10 +130,10 @@ def make_writer(columns, epilogue, f32, g):
 
 
 def _make_gated_writer(columns, epilogue, g):
-    """Writers of the gated tiles, in rounds that stage several chunks between two barriers.
+    """Writers of the gated tiles.
 
-    swiglu: a round is one chunk each of gate, up and activation; as many rounds are in flight as
-    there are buffers. swiglu_gradient: one round holds all of both gradients.
+    swiglu: in rounds of one chunk each of gate, up and activation between two barriers; as many
+    rounds are in flight as there are buffers. swiglu_gradient: in place, for the courier.
     """
     forward, width, chunk_bytes = epilogue == "swiglu", g.chunk_columns, g.chunk_bytes
     half = columns // 2 if forward else columns
@@ -128,6 +142,7 @@ def _make_gated_writer(columns, epilogue, g):
     stage, stage_up = make_stage(columns, width), make_stage(columns, width, half)
     stage_pairs = make_stage_pairs(width)
     swiglu, gradient = make_swiglu(half)
+    load_pairs, store_pairs = make_shared_pairs(2 * half)
     wait_all, wait_older = tma.wait_stores_read(0), tma.wait_stores_read(max(ring - 1, 0))
 
     @device
@@ -156,27 +171,20 @@ def _make_gated_writer(columns, epilogue, g):
                 tma.commit_stores()
 
     @device
-    def write(acc, early, c_map, c_up_map, act_map, c, read, pitch, M, N, m0, n0, t, w, out, mine):
+    def write(acc, turn, c_map, c_up_map, act_map, c, read, pitch, M, N, m0, n0, t, w, out, mine,
+              brought):
         if forward:
             act = swiglu(acc)
             one_round(acc, act, 0, c_map, c_up_map, act_map, m0, n0, t, w, out, mine)
             one_round(acc, act, 1, c_map, c_up_map, act_map, m0, n0, t, w, out, mine)
             one_round(acc, act, 2, c_map, c_up_map, act_map, m0, n0, t, w, out, mine)
         else:
-            both = gradient(acc, early[0], early[1])
-            if t == 0:
-                wait_all()
-            bar.named_sync(1 + w, 128)  # the buffers are free for all
-            stage_pairs(both, 0, mine)
-            stage_pairs(both, 1, mine + chunk_bytes)
-            stage_pairs(both, 2, mine + 2 * chunk_bytes)
-            stage_pairs(both, 3, mine + 3 * chunk_bytes)
-            sealed(w)
-            if t == 0:
-                for r in range(count):
-                    tma.store_2d(c_map, out + r * chunk_bytes, n0 + r * width, m0)
-                    tma.store_2d(c_up_map, out + (count + r) * chunk_bytes, n0 + r * width, m0)
-                tma.commit_stores()
+            row = 16 * (t >> 5) + ((t & 31) >> 2)
+            own = out + row * 128 + ((row & 7) << 4) + 4 * (t & 3)
+            bar.mbarrier_wait(brought, turn)
+            store_pairs(gradient(acc, load_pairs(own)), own)
+            bar.fence_async_shared()
+            bar.mbarrier_arrive(brought + 16)
     return write
 
 

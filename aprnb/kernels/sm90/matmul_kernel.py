@@ -23,7 +23,7 @@ from ..ptx import barrier as bar
 from ..ptx import tma
 from ..ptx.scalar import shared_address, uniform
 from ..ptx.wgmma import K_MAJOR, make_accumulator, make_product, mn_major, wait_1
-from .matmul_epilogues import make_part_writer, make_prefetch, make_writer
+from .matmul_epilogues import make_courier, make_part_writer, make_writer
 
 ROWS, DEPTH, THREADS = 128, 64, 384  # of a tile; of a stage along K; of a block
 SHARED_MAX = 232448  # bytes a block can have
@@ -49,7 +49,7 @@ def geometry(layout, columns, f32, epilogue="plain"):
     g.buffers = 0 if f32 else min(most, (room - g.stages * g.stage_bytes) // (2 * g.chunk_bytes))
     g.out = g.stages * g.stage_bytes
     g.barriers = g.out + 2 * g.buffers * g.chunk_bytes
-    g.shared = g.barriers + 16 * g.stages + 1024
+    g.shared = g.barriers + 16 * g.stages + 32 + 1024
     g.part_bytes = 64 * columns * 4  # one warpgroup's partial sums
     return g
 
@@ -60,9 +60,10 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
     layout "nt" | "nn" | "tn" (float32 result) | "nt_f32" as in kernels/matmul.py; columns:
     multiple of 16 up to 256; epilogue: see matmul_epilogues.py; cluster: blocks that share B by
     multicast; parts: pieces along K of a tile of the last, incomplete wave.
-    Kernel arguments: maps of A, B, the up projection's half of B, C, its up half, the activation;
-    addresses of C and of what the epilogue reads (bias, or gate and up); M, N, K, bytes between
-    rows of C, tiles of M in a raster group, scratch, counters. What a variant does not use is 0.
+    Kernel arguments: maps of A and B; left and right: with "swiglu" the up projection's half of B
+    and the activation, with "swiglu_gradient" gate and up; maps of C and of its up half; addresses
+    of C and of the bias; M, N, K, bytes between rows of C, tiles of M in a raster group, scratch,
+    counters. What a variant does not use is 0.
     """
     f32 = layout in ("tn", "nt_f32")
     g = geometry(layout, columns, f32, epilogue)
@@ -70,7 +71,8 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
     corner, item = _make_work(columns // 2 if epilogue == "swiglu" else columns, cluster, parts)
     feed = _make_producer(layout, columns, epilogue, cluster, g, corner, item)
     multiply = _make_products(layout, columns, cluster, g)
-    prefetch = make_prefetch(columns, epilogue)
+    courier = make_courier(columns, epilogue, g, item, corner)
+    couriers = epilogue == "swiglu_gradient"
     write = make_writer(columns, epilogue, f32, g)
     write_part = make_part_writer(columns, epilogue, f32, parts, cluster, g)
     zeros = make_accumulator(columns // 2)[0]
@@ -83,12 +85,13 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
             cluster=cluster, architectures=("sm_90a",), overlap=True,
             spills=_spills(epilogue, cluster, parts),
             name=f"matmul_{layout}_{epilogue}_{columns}_c{cluster}_p{parts}")
-    def matmul_kernel(a_map, b_map, up_map, c_map, c_up_map, act_map, c, read, M, N, K, pitch,
+    def matmul_kernel(a_map, b_map, left_map, right_map, c_map, c_up_map, c, read, M, N, K, pitch,
                       group, scratch, counters):
         tid = cuda.threadIdx.x
         base = (shared_address(cuda.shared.array(0, np.uint8)) + 1023) & 0xFFFFFC00
         full = base + bar_offset
         empty = full + 8 * stages
+        brought = empty + 8 * stages  # of each warpgroup, and behind these what it staged
         warpgroup = uniform(tid // 128)
         if tid == 0:
             tma.prefetch_map(a_map)
@@ -96,6 +99,10 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
             for s in range(stages):
                 bar.mbarrier_init(full + 8 * s, 1)
                 bar.mbarrier_init(empty + 8 * s, 2 * cluster)
+            if couriers:
+                for s in range(2):
+                    bar.mbarrier_init(brought + 8 * s, 1)
+                    bar.mbarrier_init(brought + 16 + 8 * s, 128)
             bar.mbarrier_fence_init()
         bar.let_next_start()
         rank = np.int32(0)
@@ -121,8 +128,14 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
         if warpgroup == 0:
             release_registers()
             if tid == 0:
-                feed(a_map, b_map, up_map, base, full, empty, first, clusters, whole, loose, extra,
-                     steps, group, tiles_m, tiles_n, rank)
+                feed(a_map, b_map, left_map, base, full, empty, first, clusters, whole, loose,
+                     extra, steps, group, tiles_m, tiles_n, rank)
+            if couriers and (tid == 32 or tid == 64):
+                w = np.int32(tid >> 5) - 1
+                courier(left_map, right_map, c_map, c_up_map,
+                        base + g_out + w * (buffers * chunk_bytes), brought + 8 * w,
+                        brought + 16 + 8 * w, w, first, clusters, whole, extra, loose, steps, group,
+                        tiles_m, tiles_n, rank)
         else:
             take_registers()
             w = np.int32(warpgroup) - 1
@@ -133,21 +146,21 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
             swizzle = (row // swizzle_rows) & (chunk_row // 16 - 1)
             mine = out + row * chunk_row + ((((t & 31) >> 4) ^ swizzle) << 4)
             acc = zeros()
-            n, s, phase = first, 0, 0
+            n, s, phase, turn = first, 0, 0, 0
             while n < whole + extra:
                 tile, k0, k1, part = item(n, whole, loose, steps)
                 n += clusters
                 m0, n0 = corner(tile, group, tiles_m, tiles_n, rank)
-                early = prefetch(read, pitch, M, N, m0 + 64 * w, n0, t)
                 acc, s, phase = multiply(acc, base, full, empty, s, phase, k0, k1, w, t)
                 if parts > 1 and part >= 0:
                     who = ((tile - whole) * cluster + rank) * 2 + w
                     write_part(acc, c, scratch, counters, pitch, M, N, m0 + 64 * w, n0, t, w, who,
                                part, loose)
                 else:
-                    write(acc, early, c_map, c_up_map, act_map, c, read, pitch, M, N, m0 + 64 * w,
-                          n0, t, w, out, mine)
-            if not f32 and t == 0:
+                    write(acc, turn, c_map, c_up_map, right_map, c, read, pitch, M, N, m0 + 64 * w,
+                          n0, t, w, out, mine, brought + 8 * w)
+                    turn ^= 1
+            if not f32 and not couriers and t == 0:
                 wait_all()  # shared memory must outlive the last stores' reads
         if cluster > 1:
             bar.cluster_sync()  # a block may still arrive on its neighbour's barriers
@@ -160,8 +173,8 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
 
 def _spills(epilogue, cluster, parts):
     """Local memory outside the inner loop: adding to C alternates loads and stores in one piece of
-    assembly; with a cluster the producer, which has 40 registers, spills its loop's constants."""
-    return 1024 if epilogue == "add" or cluster > 1 or parts > 1 else 0
+    assembly; with a cluster or a courier the producer's 40 registers do not hold its constants."""
+    return 1024 if epilogue in ("add", "swiglu_gradient") or cluster > 1 or parts > 1 else 0
 
 
 def _make_work(columns, cluster, parts):
