@@ -18,7 +18,8 @@ GRAPHS_BELOW = 4096  # target tokens a batch
 def open_side(settings):
     """See turns.serve."""
     import torch
-    config, device = PRESETS[settings["preset"]], torch.device(settings["device"])
+    config, name = PRESETS[settings["preset"]], settings["device"]
+    device = torch.device("cuda:0" if name == "cuda" else name)  # PyTorch wants a number
     if device.type == "cuda":
         torch.cuda.set_device(device)
     model = _model(config, device)
