@@ -29,13 +29,13 @@ def catalogue():
 
 def compile_one(case):
     """(Cubin, PTX) of one catalogue entry; runs in a worker process."""
-    from aprnb.kernels.build import build, entry_named, import_all, link
+    from aprnb.kernels.build import assemble, entry_named, import_all, link
     from aprnb.kernels.cuda import compile_to_ltoir
     name, signature, architecture = case
     import_all()
     entry = entry_named(name)
     code = compile_to_ltoir(entry, signature, architecture)
-    return build(entry, signature, architecture), link(code, architecture, name, ptx=True)[0]
+    return assemble(entry, code, architecture), link(code, architecture, name, ptx=True)[0]
 
 
 def cases():

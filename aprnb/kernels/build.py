@@ -43,7 +43,12 @@ def build(entry, signature, architecture):
 
     Errors: BuildError with the linker's report.
     """
-    ltoir = compile_to_ltoir(entry, signature, architecture)
+    return assemble(entry, compile_to_ltoir(entry, signature, architecture), architecture)
+
+
+def assemble(entry, ltoir, architecture):
+    """The Cubin of a kernel's LTO-IR.  Errors: BuildError, also for code that is not what was
+    meant."""
     code, report = link(ltoir, architecture, entry.name)
     if SERIALISED.search(report):
         raise BuildError(f"{entry.name} for {architecture}: {SERIALISED.search(report)[0]}: the "

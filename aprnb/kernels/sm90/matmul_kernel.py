@@ -174,7 +174,7 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
 def _spills(epilogue, cluster, parts):
     """Local memory outside the inner loop: adding to C alternates loads and stores in one piece of
     assembly; with a cluster or a courier the producer's 40 registers do not hold its constants."""
-    return 1024 if epilogue in ("add", "swiglu_gradient") or cluster > 1 or parts > 1 else 0
+    return 1280 if epilogue in ("add", "swiglu_gradient") or cluster > 1 or parts > 1 else 0
 
 
 def _make_work(columns, cluster, parts):
