@@ -28,7 +28,8 @@ class Buffer:
     shape: tuple[int, ...]
     dtype: np.dtype
     part: str
-    """"saved", "scratch" or "logits"."""
+    """"saved" for the backward pass; "scratch"; "loss" while the head works; "layer" while the
+    backward pass of a layer does, which is later: the two share memory."""
 
     @property
     def nbytes(self):
@@ -66,12 +67,11 @@ def activation_table(config, batch, length, dtype, logits, training, recompute="
             rows.append(Buffer(f"{layer}.{name}", shape, kind, "saved"))
     rows += [Buffer("s_final", hidden, dtype, "saved"), Buffer("y_final", hidden, dtype, "saved"),
              Buffer("rstd_final", (R,), F32, "saved"), Buffer("branch", hidden, dtype, "scratch"),
-             Buffer("logits", logits_shape(R, c.vocab_size, logits), logits.dtype, "logits"),
-             Buffer("answers", (min(R, ANSWER_ROWS), c.vocab_size), F32, "logits")]
+             Buffer("logits", logits_shape(R, c.vocab_size, logits), logits.dtype, "loss"),
+             Buffer("answers", (min(R, ANSWER_ROWS), c.vocab_size), F32, "loss")]
     if training:
-        rows += [Buffer(name, shape, kind, "scratch") for name, shape, kind in (
-            ("d_residual", hidden, dtype),
-            ("d_hidden", hidden, dtype),
+        rows += [Buffer(name, hidden, dtype, "scratch") for name in ("d_residual", "d_hidden")]
+        rows += [Buffer(name, shape, kind, "layer") for name, shape, kind in (
             ("d_o", (B, T, c.num_heads, c.head_dim), dtype),
             ("d_qkv", (B, T, heads, c.head_dim), dtype),
             ("delta", (B, c.num_heads, T), F32),

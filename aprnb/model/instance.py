@@ -5,6 +5,7 @@ from ..dtypes import F32
 from ..errors import LoadError, NonFiniteError
 from .activations import activation_table
 from .decoder import Decoder
+from .initial import initial_weights
 from .params import build_table
 from .plan import plan
 from .rope_table import rope_table
@@ -45,22 +46,9 @@ class Model:
 
     @classmethod
     def random(cls, config, backend, seed, trainable=True):
-        """Fresh weights: normal(0, initializer_range), norms one, biases zero.
-
-        The same seed gives the same weights on every backend: they are drawn on the host, tensor
-        by tensor in table order.
-        """
-        rng = np.random.default_rng(seed)
-
-        def draw(row):
-            if row.name.endswith("norm.weight"):
-                return np.ones(row.shape, F32)
-            if row.name.endswith(".bias"):
-                return np.zeros(row.shape, F32)
-            return rng.standard_normal(row.shape, F32) * F32.type(config.initializer_range)
-
+        """Fresh weights (model/initial.py); the same seed gives the same on every backend."""
         model = cls(config, backend, trainable)
-        model._fill((row.name, draw(row)) for row in model.table.tensors.values())
+        model._fill(initial_weights(config, model.table, seed))
         model._make_twin = lambda other: cls.random(config, other, seed, trainable=False)
         return model
 
@@ -82,13 +70,13 @@ class Model:
                 raise NonFiniteError(f"{name}: holds NaN or infinite weights; "
                                      "see `aprnb tensor-stats`")
             self.backend.upload(masters[name], values)
-            if self.master is not self.work:
-                self.backend.upload(self.weights[name], values)
             missing.discard(name)
         if missing:
             raise LoadError(f"{len(missing)} tensors were never written: "
                             f"{', '.join(sorted(missing)[:5])}")
         self._clear_padding()
+        if self.master is not self.work:
+            self.backend.ops.convert(self.work, self.master)
 
     def _clear_padding(self):
         """Alignment gaps hold zero, so that norms and updates over the whole arena ignore them."""
@@ -97,8 +85,7 @@ class Model:
         for row, end in zip(rows, ends):
             start = row.offset + row.size
             if end > start:
-                for arena in {id(a): a for a in (self.master, self.work)}.values():
-                    self.backend.upload(arena[start:end], np.zeros(end - start, F32))
+                self.backend.upload(self.master[start:end], np.zeros(end - start, F32))
 
     # ------------------------------------------------------------ using
 

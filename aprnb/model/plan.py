@@ -33,9 +33,21 @@ class Plan:
 
 
 def plan(buffers):
-    """Lay buffers out one after another, each on an aligned offset."""
-    offsets, lengths = {}, {}
+    """Lay buffers out one after another, each on an aligned offset; those of the parts "loss" and
+    "layer", which are never in use together, begin at the same place."""
+    always, after = _lay(buffers, ("saved", "scratch"), {})
+    loss, after_loss = _lay(buffers, ("loss",), after)
+    layer, after_layer = _lay(buffers, ("layer",), after)
+    lengths = {t: max(after_loss.get(t, 0), after_layer.get(t, 0))
+               for t in {**after_loss, **after_layer}}
+    return Plan(buffers, always | loss | layer, lengths)
+
+
+def _lay(buffers, parts, starts):
+    """(offset of every buffer of these parts, first free element of every storage type)."""
+    offsets, free = {}, dict(starts)
     for name, b in buffers.items():
-        offsets[name] = lengths.get(b.dtype, 0)
-        lengths[b.dtype] = offsets[name] + -(-prod(b.shape) // ALIGN) * ALIGN
-    return Plan(buffers, offsets, lengths)
+        if b.part in parts:
+            offsets[name] = free.get(b.dtype, 0)
+            free[b.dtype] = offsets[name] + -(-prod(b.shape) // ALIGN) * ALIGN
+    return offsets, free
