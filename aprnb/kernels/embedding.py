@@ -20,6 +20,15 @@ def embedding_forward_kernel(y, table, ids):
         y[row, c] = table[token, c]
 
 
+@kernel("f2 h2 i1", registers=32, threads=BLOCK)
+def embedding_forward_widened_kernel(y, table, ids):
+    """The same, of a bfloat16 table into float32."""
+    row = cuda.blockIdx.x
+    token = ids[row]
+    for c in range(cuda.threadIdx.x, y.shape[1], cuda.blockDim.x):
+        y[row, c] = widen(table[token, c])
+
+
 @kernel("f2", registers=32, threads=BLOCK)
 def zero_kernel(x):
     """One block per row at a time; a thread owns every blockDim-th channel."""
@@ -50,10 +59,12 @@ def embedding_backward_kernel(dtable, dy, ids):
 
 
 def embedding_forward(y, table, ids, stream):
-    """Shapes:  y (R, C) bf16|f32 out;  table (V, C) of y's type;  ids (R,) i32, each in 0..V-1"""
+    """Shapes:  y (R, C) out;  table (V, C) of its type, or bf16 where y is f32;  ids (R,) i32, each
+    in 0..V-1"""
     R, C = y.shape
     expect("embedding_forward", ids=(ids, (R,)), table=(table, (table.shape[0], C)))
-    embedding_forward_kernel[R, threads_for(C), stream](y, table, ids)
+    copy = embedding_forward_kernel if y.dtype == table.dtype else embedding_forward_widened_kernel
+    copy[R, threads_for(C), stream](y, table, ids)
 
 
 def embedding_backward(dtable, dy, ids, accumulate, stream):

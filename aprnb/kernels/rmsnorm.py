@@ -7,7 +7,8 @@
 
 Activation gradients are overwritten, dw is overwritten or added to. Rows are reduced by one block
 each, dw by one block for 16 columns that walks over the rows: no atomics, the order is fixed.
-Storage bfloat16 or float32, arithmetic float32.
+Storage bfloat16 or float32, arithmetic float32; the residual stream (x, s, dx, ds) may be float32
+beside bfloat16.
 """
 import math
 
@@ -21,7 +22,7 @@ from .shapes import ceil_div, expect
 LANES_BY_COLUMNS = (LANES, COLUMNS)
 
 
-@kernel("s2 f1 s2 s1 f", registers=48, threads=BLOCK)
+@kernel("s2 f1 s2 s1 f", "h2 f1 f2 h1 f", registers=48, threads=BLOCK)
 def rmsnorm_forward_kernel(y, rstd, x, w, eps):
     """One block per row; a thread owns every blockDim-th channel."""
     row = cuda.blockIdx.x
@@ -41,7 +42,7 @@ def rmsnorm_forward_kernel(y, rstd, x, w, eps):
         y[row, c] = narrow(y, widen(x[row, c]) * r * widen(w[c]))
 
 
-@kernel("s2 s2 f1 s2 s2 s1 f", registers=48, threads=BLOCK)
+@kernel("s2 s2 f1 s2 s2 s1 f", "f2 h2 f1 f2 h2 h1 f", registers=48, threads=BLOCK)
 def add_rmsnorm_forward_kernel(s, y, rstd, x, r, w, eps):
     """One block per row; a thread owns every blockDim-th channel and reads back its own s."""
     row = cuda.blockIdx.x
@@ -62,7 +63,7 @@ def add_rmsnorm_forward_kernel(s, y, rstd, x, r, w, eps):
         y[row, c] = narrow(y, widen(s[row, c]) * inverse * widen(w[c]))
 
 
-@kernel("s2 s2 s2 s2 s1 f1 b", registers=48, threads=BLOCK)
+@kernel("s2 s2 s2 s2 s1 f1 b", "f2 h2 f2 f2 h1 f1 b", registers=48, threads=BLOCK)
 def input_gradient_kernel(dx, dy, ds, x, w, rstd, add):
     """One block per row; a thread owns every blockDim-th channel. With `add`, dx = ds + gradient;
     dx may be ds: a thread reads an element of ds before it writes the same one of dx."""
@@ -84,7 +85,7 @@ def input_gradient_kernel(dx, dy, ds, x, w, rstd, add):
         dx[row, c] = narrow(dx, v)
 
 
-@kernel("f1 s2 s2 f1 b", registers=48, threads=COLUMNS * LANES)
+@kernel("f1 s2 s2 f1 b", "f1 h2 f2 f1 b", registers=48, threads=COLUMNS * LANES)
 def weight_gradient_kernel(dw, dy, x, rstd, accumulate):
     """One block per 16 columns; thread (i, j) owns column i of them in rows j, j + 16, ..."""
     c = cuda.blockIdx.x * COLUMNS + cuda.threadIdx.x
@@ -110,7 +111,7 @@ def rmsnorm_forward(y, rstd, x, w, eps, stream):
 
 def rmsnorm_backward(dx, dw, dy, x, w, rstd, accumulate, stream):
     """Shapes:  dx (R, C) out;  dw (C,) f32 in and out;  dy, x (R, C);  w (C,);  rstd (R,)"""
-    _backward("rmsnorm_backward", dx, dw, dy, dy, x, w, rstd, False, accumulate, stream)
+    _backward("rmsnorm_backward", dx, dw, dy, x, x, w, rstd, False, accumulate, stream)
 
 
 def add_rmsnorm_forward(s, y, rstd, x, r, w, eps, stream):

@@ -2,12 +2,18 @@
 
 What lies behind the end of a list is not read. All loads of a call are in flight together.
 """
-from .emit import (I32, I64, f32, i32, intrinsic, none, pack, ptx, signature, statement,
+from .emit import (F32, I32, I64, f32, i32, intrinsic, none, pack, ptx, signature, statement,
                    structure, types, u32, u64, unpack)
 from .tiles import high_half, low_half
 
 FOUR = types.UniTuple(f32, 4)
 RECORD = 16  # bytes of a list entry, whose first 4 are the row
+# four columns of row j, in as many words as an element has bytes
+_FOUR_BFLOAT16 = ("{{ .reg .pred p; setp.gt.s32 p, $3, {j}; mov.b32 $0, 0; mov.b32 $1, 0; "
+                  "@p ld.global.L1::no_allocate.v2.b32 {{$0, $1}}, [$2]; }}")
+_FOUR_FLOATS = ("{{ .reg .pred p; setp.gt.s32 p, $5, {j}; mov.b32 $0, 0; mov.b32 $1, 0; "
+                "mov.b32 $2, 0; mov.b32 $3, 0; "
+                "@p ld.global.L1::no_allocate.v4.b32 {{$0, $1, $2, $3}}, [$4]; }}")
 
 store_record = ptx("st.global.v4.b32 [$0], {$1, $2, $3, $4};", none, u64, i32, i32, i32, i32)
 
@@ -37,16 +43,16 @@ def make_load_integers(count, step):
     return load
 
 
-def make_gather(count):
+def make_gather(count, item=2):
     """gather(total, x, pitch, list, left): total + four columns of the first `count` rows named.
 
-    x: address of the columns in row 0 of a bfloat16 matrix;  pitch: bytes between rows;  list:
-    address of the first entry;  left: entries that exist. Rows are added in the list's order.
+    x: address of the columns in row 0 of a matrix whose elements have `item` bytes: bfloat16, or 4:
+    float32;  pitch: bytes between rows;  list: address of the first entry;  left: entries that
+    exist. Rows are added in the list's order.
     """
+    value_text = _FOUR_BFLOAT16 if item == 2 else _FOUR_FLOATS
     row_text = ("{{ .reg .pred p; setp.gt.s32 p, $2, {j}; mov.b32 $0, 0; "
                 "@p ld.global.b32 $0, [$1+{at}]; }}")
-    value_text = ("{{ .reg .pred p; setp.gt.s32 p, $3, {j}; mov.b32 $0, 0; mov.b32 $1, 0; "
-                  "@p ld.global.L1::no_allocate.v2.b32 {{$0, $1}}, [$2]; }}")
 
     @intrinsic
     def gather(typingctx, total, x, pitch, entries, left):
@@ -55,14 +61,19 @@ def make_gather(count):
             pitch = builder.zext(pitch, I64)
             rows = [statement(builder, I32, [entries, left], row_text.format(j=j, at=RECORD * j),
                               "=&r,l,r,~{memory}") for j in range(count)]
-            found = [statement(builder, structure(I32, 2),
+            found = [statement(builder, structure(I32, item),
                                [builder.add(x, builder.mul(builder.zext(row, I64), pitch)), left],
-                               value_text.format(j=j), "=&r,=&r,l,r,~{memory}")
+                               value_text.format(j=j), "=&r," * item + "l,r,~{memory}")
                      for j, row in enumerate(rows)]
-            for pair in found:
-                values = [half(builder, word) for word in unpack(builder, pair, 2)
-                          for half in (low_half, high_half)]
+            for words in found:
+                values = _floats(builder, unpack(builder, words, item), item)
                 total = [builder.fadd(t, v) for t, v in zip(total, values)]
             return pack(builder, total)
         return signature(FOUR, FOUR, u64, u32, u64, i32), generate
     return gather
+
+
+def _floats(builder, words, item):
+    if item == 4:
+        return [builder.bitcast(word, F32) for word in words]
+    return [half(builder, word) for word in words for half in (low_half, high_half)]

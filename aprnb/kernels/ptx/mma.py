@@ -28,19 +28,20 @@ def wait_copies(groups):
     return ptx(f"cp.async.wait_group {groups};", none)
 
 
-def make_copy(count, lines_apart, bytes_apart):
-    """copy(target, source, stride, lines, size): `count` asynchronous copies of 16 bytes.
+def make_copy(count, lines_apart, bytes_apart, width=16):
+    """copy(target, source, stride, lines, size): `count` asynchronous copies of 16 bytes, or 8.
 
     Copy i reads line i * lines_apart, i * stride bytes behind source (global), and writes
-    i * bytes_apart behind target (shared): the first `size` bytes (0 to 16) of a line below
+    i * bytes_apart behind target (shared): the first `size` bytes (0 to width) of a line below
     `lines`, zeros for the rest. What is not read need not exist.
     """
+    level = "cg" if width == 16 else "ca"  # past the first cache go 16 bytes alone
     # one statement: as separate additions the compiler would keep every address in registers
     lines = ["{ .reg .b64 s; .reg .b32 n; .reg .pred p; mov.b64 s, $1;"]
     for i in range(count):
         lines.append(
             f"setp.gt.s32 p, $3, {i * lines_apart}; selp.b32 n, $4, 0, p; "
-            f"cp.async.cg.shared.global.L2::128B [$0+{i * bytes_apart}], [s], 16, n;"
+            f"cp.async.{level}.shared.global.L2::128B [$0+{i * bytes_apart}], [s], {width}, n;"
             + (" add.u64 s, s, $2;" if i < count - 1 else " }"))
     return ptx(" ".join(lines), none, u32, u64, u64, i32, i32)
 

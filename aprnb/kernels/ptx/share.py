@@ -1,5 +1,7 @@
 """What one thread holds of a row or a column: some 16-byte vectors, and arithmetic on all of them.
 
+A vector has four words, or two where bfloat16 stands beside float32: 8 bytes for as many elements.
+
 A share stays in registers, as one tuple of 32-bit words; loads of all its vectors are in flight
 together. Vector j lies j * stride bytes behind the address; it exists where j * step < left, else
 it reads as zero and is not written.
@@ -10,7 +12,7 @@ Kinds of operands and results:
     p   packed: words of two bfloat16, widened on the way in, rounded to nearest even on the way out
     q   the same, widened by another instruction: for the second use of what stays packed between
         two uses; of equal instructions the compiler keeps the results, in twice the registers
-    w   words of one float32, as loaded
+    w   words of one float32, as loaded and stored
     f   floats
     s   one float for all elements; as the result: the sum over the elements
 """
@@ -21,15 +23,15 @@ from .tiles import add, bfloat16_pair, exp2, high_half, low_half, maximum, multi
 STREAMED = ".L1::no_allocate"  # cache hint of what one thread alone reads, once
 
 
-def make_load(vectors, hint="", fill=0):
-    """load(address, stride, step, left) -> 4 * vectors words from global memory.
+def make_load(vectors, hint="", fill=0, words=4):
+    """load(address, stride, step, left) -> the words of all vectors, from global memory.
 
     fill: what the words of vectors that do not exist read as, in place of zero.
     """
-    words = types.UniTuple(u32, 4 * vectors)
-    text = (f"{{ .reg .pred p; setp.lt.s32 p, $5, $6; mov.b32 $0, {fill}; mov.b32 $1, {fill}; "
-            f"mov.b32 $2, {fill}; mov.b32 $3, {fill}; "
-            f"@p ld.global{hint}.v4.b32 {{$0, $1, $2, $3}}, [$4]; }}")
+    found_type, targets = types.UniTuple(u32, words * vectors), _operands(words)
+    text = (f"{{ .reg .pred p; setp.lt.s32 p, ${words + 1}, ${words + 2}; "
+            + "".join(f"mov.b32 {target}, {fill}; " for target in targets)
+            + f"@p ld.global{hint}.v{words}.b32 {{{', '.join(targets)}}}, [${words}]; }}")
 
     @intrinsic
     def load(typingctx, address, stride, step, left):
@@ -37,27 +39,29 @@ def make_load(vectors, hint="", fill=0):
             found = []
             for at, place in _places(builder, vectors, *args[:3], I64):
                 found += unpack(builder, statement(
-                    builder, structure(I32, 4), [at, place, args[3]], text,
-                    "=&r,=&r,=&r,=&r,l,r,r,~{memory}"), 4)
+                    builder, structure(I32, words), [at, place, args[3]], text,
+                    "=&r," * words + "l,r,r,~{memory}"), words)
             return pack(builder, found)
-        return signature(words, u64, u64, i32, i32), generate
+        return signature(found_type, u64, u64, i32, i32), generate
     return load
 
 
-def make_store(vectors, hint=""):
+def make_store(vectors, hint="", words=4):
     """store(address, stride, step, left, words) to global memory."""
-    text = ("{ .reg .pred p; setp.lt.s32 p, $5, $6; "
-            f"@p st.global{hint}.v4.b32 [$0], {{$1, $2, $3, $4}}; }}")
+    sources = ", ".join(_operands(words, 1))
+    text = (f"{{ .reg .pred p; setp.lt.s32 p, ${words + 1}, ${words + 2}; "
+            f"@p st.global{hint}.v{words}.b32 [$0], {{{sources}}}; }}")
+    share = types.UniTuple(u32, words * vectors)
 
     @intrinsic
-    def store(typingctx, address, stride, step, left, words):
+    def store(typingctx, address, stride, step, left, values):
         def generate(context, builder, sig, args):
-            words = unpack(builder, args[4], 4 * vectors)
+            values = unpack(builder, args[4], words * vectors)
             for j, (at, place) in enumerate(_places(builder, vectors, *args[:3], I64)):
-                statement(builder, VOID, [at, *words[4 * j:4 * j + 4], place, args[3]], text,
-                          "l,r,r,r,r,r,r,~{memory}")
+                statement(builder, VOID, [at, *values[words * j:words * (j + 1)], place, args[3]],
+                          text, "l," + "r," * words + "r,r,~{memory}")
             return context.get_dummy_value()
-        return signature(none, u64, u64, i32, i32, types.UniTuple(u32, 4 * vectors)), generate
+        return signature(none, u64, u64, i32, i32, share), generate
     return store
 
 
@@ -80,19 +84,20 @@ def make_put(vectors, width):
     return put
 
 
-def make_get(vectors, apart):
-    """get(address) -> 4 * vectors words from shared memory, vectors `apart` bytes from another."""
+def make_get(vectors, apart, words=4):
+    """get(address) -> the words of all vectors from shared memory, `apart` bytes from another."""
+    text = f"ld.shared.v{words}.b32 {{{', '.join(_operands(words))}}}"
+
     @intrinsic
     def get(typingctx, address):
         def generate(context, builder, sig, args):
             found = []
             for j in range(vectors):
                 found += unpack(builder, statement(
-                    builder, structure(I32, 4), [args[0]],
-                    f"ld.shared.v4.b32 {{$0, $1, $2, $3}}, [$4+{j * apart}];",
-                    "=r,=r,=r,=r,r,~{memory}"), 4)
+                    builder, structure(I32, words), [args[0]], f"{text}, [${words}+{j * apart}];",
+                    "=r," * words + "r,~{memory}"), words)
             return pack(builder, found)
-        return signature(types.UniTuple(u32, 4 * vectors), u32), generate
+        return signature(types.UniTuple(u32, words * vectors), u32), generate
     return get
 
 
@@ -201,6 +206,10 @@ def each(count, kinds):
     return decorate
 
 
+def _operands(count, first=0):
+    return [f"${i}" for i in range(first, first + count)]
+
+
 def _places(builder, vectors, address, stride, step, kind):
     """(address, place to compare with `left`) of every vector."""
     for j in range(vectors):
@@ -244,4 +253,4 @@ def _write(kind, builder, values):
     if kind == "p":
         return pack(builder, [bfloat16_pair(builder, *values[i:i + 2])
                               for i in range(0, len(values), 2)])
-    return pack(builder, values)
+    return pack(builder, [builder.bitcast(v, I32) for v in values] if kind == "w" else values)

@@ -1,4 +1,5 @@
-"""Token embedding: y[r] = table[ids[r]], and its transpose, at the speed of memory; bfloat16.
+"""Token embedding: y[r] = table[ids[r]], and its transpose, at the speed of memory; a bfloat16
+table, and y and dy, the residual stream, of its type or float32.
 
 Backward brings the rows of every id together and adds them in ascending order, in two launches:
 
@@ -23,7 +24,7 @@ from ..ptx.barrier import overlap_previous
 from ..ptx.gather import RECORD, load_record, make_gather, make_load_integers, store_record
 from ..ptx.scalar import fence_gpu, increment, load_i32, store_release
 from ..ptx.share import make_fold, make_load, make_zeros
-from ..ptx.vector import load_f32x4, make_store, store_f32x4
+from ..ptx.vector import load_bf16x4, load_f32x4, make_store, store_f32x4
 from ..shapes import ceil_div, expect
 from ..workspace import workspace
 from .fit import misfit_of_rows
@@ -42,26 +43,31 @@ ROWS_AT_ONCE, PARTS = 4, 4  # rows and partial sums that a thread has in flight
 ZERO_BLOCKS = 4096  # at most; each thread then strides over the rest
 TABLE_ROWS = BUCKETS << (32 - ROW_BITS)  # what a key can tell apart
 
-load_ids, gather = make_load_integers(AT_ONCE, SORTERS), make_gather(ROWS_AT_ONCE)
+load_ids = make_load_integers(AT_ONCE, SORTERS)
 load_parts, fold_parts, zeros = make_load(PARTS), make_fold(PARTS, "w"), make_zeros(4)
 _, store_streamed = make_store(".cs")
 
 
-@kernel("p p p i i", registers=32, threads=THREADS, blocks=8, overlap=True)
-def embedding_forward_kernel(y, table, ids, R, vectors):
-    """Thread (x, j) copies vectors x, x + blockDim.x, ... of rows 2 j and 2 j + 1 of its block."""
-    overlap_previous()
-    row = np.int32(ROWS * (cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y))
-    if row < R:
-        other = np.int32(min(row + 1, R - 1))  # without a second row the first is copied twice
-        token, next_token = load_i32(ids + np.uint64(4 * row)), load_i32(ids + np.uint64(4 * other))
-        c = np.int32(cuda.threadIdx.x)
-        while c < vectors:
-            first = load_f32x4(table + np.uint64(16 * (np.int64(token) * vectors + c)))
-            second = load_f32x4(table + np.uint64(16 * (np.int64(next_token) * vectors + c)))
-            store_f32x4(y + np.uint64(16 * (np.int64(row) * vectors + c)), first)
-            store_f32x4(y + np.uint64(16 * (np.int64(other) * vectors + c)), second)
-            c = np.int32(c + cuda.blockDim.x)
+def make_forward(name, load, size):
+    """The copy to vectors of 16 bytes, from vectors of `size` bytes that `load` reads."""
+    @kernel("p p p i i", registers=32, threads=THREADS, blocks=8, name=name, overlap=True)
+    def embedding_forward_kernel(y, table, ids, R, vectors):
+        """Thread (x, j) copies vectors x, x + blockDim.x, ... of rows 2 j and 2 j + 1 of its block.
+        """
+        overlap_previous()
+        row = np.int32(ROWS * (cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y))
+        if row < R:
+            other = np.int32(min(row + 1, R - 1))  # without a second row the first is copied twice
+            token, next_token = (load_i32(ids + np.uint64(4 * row)),
+                                 load_i32(ids + np.uint64(4 * other)))
+            c = np.int32(cuda.threadIdx.x)
+            while c < vectors:
+                first = load(table + np.uint64(size * (np.int64(token) * vectors + c)))
+                second = load(table + np.uint64(size * (np.int64(next_token) * vectors + c)))
+                store_f32x4(y + np.uint64(16 * (np.int64(row) * vectors + c)), first)
+                store_f32x4(y + np.uint64(16 * (np.int64(other) * vectors + c)), second)
+                c = np.int32(c + cuda.blockDim.x)
+    return embedding_forward_kernel
 
 
 @kernel("p n", registers=32, threads=THREADS, blocks=8, overlap=True)
@@ -175,14 +181,20 @@ def embedding_places_kernel(places, ids, R):
 
 # ---------------------------------------------------------------- sums
 
-@device
-def add_rows(total, column, pitch, entries, rows):
-    """Four columns: total + the rows that the first `rows` entries name, one after the other."""
-    while rows > 0:
-        total = gather(total, column, pitch, entries, rows)
-        entries += np.uint64(ROWS_AT_ONCE * RECORD)
-        rows = np.int32(rows - ROWS_AT_ONCE)
-    return total
+def make_add_rows(item):
+    """add_rows of a matrix whose elements have `item` bytes: 2, bfloat16, or 4, float32."""
+    gather = make_gather(ROWS_AT_ONCE, item)
+
+    @device
+    def add_rows(total, column, pitch, entries, rows):
+        """Four columns: total + the rows that the first `rows` entries name, one after the other.
+        """
+        while rows > 0:
+            total = gather(total, column, pitch, entries, rows)
+            entries += np.uint64(ROWS_AT_ONCE * RECORD)
+            rows = np.int32(rows - ROWS_AT_ONCE)
+        return total
+    return add_rows
 
 
 @device
@@ -208,63 +220,75 @@ def last_to_arrive(arrived, counter, chunks):
     return arrived[0] == chunks
 
 
-@kernel("p p p p p i i", registers=48, threads=THREADS, blocks=5, overlap=True)
-def embedding_sums_kernel(dtable, dy, places, parts, counters, R, C):
-    """A block looks at PLACES places; a thread owns every blockDim-th 4 columns.
+def make_sums(name, item):
+    """The sums of a dy whose elements have `item` bytes."""
+    add_rows = make_add_rows(item)
 
-    The id whose first place is p uses counter p // CHUNK; of parts its first chunk row
-    2 (p // CHUNK) + 1 and its chunk j row 2 (p // CHUNK + j). An id with several chunks has more
-    than CHUNK places, so no two ids share any of these.
-    """
-    overlap_previous()
-    arrived = cuda.shared.array(1, np.int32)
-    p = np.int32(PLACES * cuda.blockIdx.x)
-    behind = np.int32(min(p + PLACES, R))
-    while p < behind:
-        entries = places + np.uint64(RECORD * p)
-        _, token, rank, left = load_record(entries)
-        if rank & (CHUNK - 1) == 0:
-            chunks = np.int32((rank + left + (CHUNK - 1)) >> CHUNK_BITS)
-            home = np.int32((p - rank) >> CHUNK_BITS)
-            own = np.int32(2 * (p >> CHUNK_BITS) + (1 if rank == 0 else 0))
-            target = dtable + np.uint64(4 * np.int64(token) * C)
-            part = parts + np.uint64(4 * np.int64(own) * C)
-            rows, c = np.int32(min(left, CHUNK)), np.int32(cuda.threadIdx.x)
-            while 4 * c < C:
-                total = zeros()
-                if chunks == 1:
-                    part, total = target, load_f32x4(target + np.uint64(16 * c))
-                total = add_rows(total, dy + np.uint64(8 * c), 2 * C, entries, rows)
-                store_f32x4(part + np.uint64(16 * c), total)
-                c = np.int32(c + cuda.blockDim.x)
-            if chunks > 1 and last_to_arrive(arrived, counters + np.uint64(4 * home), chunks):
-                part, c = parts + np.uint64(8 * np.int64(home) * C), np.int32(cuda.threadIdx.x)
+    @kernel("p p p p p i i", registers=48, threads=THREADS, blocks=5, name=name, overlap=True)
+    def embedding_sums_kernel(dtable, dy, places, parts, counters, R, C):
+        """A block looks at PLACES places; a thread owns every blockDim-th 4 columns.
+
+        The id whose first place is p uses counter p // CHUNK; of parts its first chunk row
+        2 (p // CHUNK) + 1 and its chunk j row 2 (p // CHUNK + j). An id with several chunks has
+        more than CHUNK places, so no two ids share any of these.
+        """
+        overlap_previous()
+        arrived = cuda.shared.array(1, np.int32)
+        p = np.int32(PLACES * cuda.blockIdx.x)
+        behind = np.int32(min(p + PLACES, R))
+        while p < behind:
+            entries = places + np.uint64(RECORD * p)
+            _, token, rank, left = load_record(entries)
+            if rank & (CHUNK - 1) == 0:
+                chunks = np.int32((rank + left + (CHUNK - 1)) >> CHUNK_BITS)
+                home = np.int32((p - rank) >> CHUNK_BITS)
+                own = np.int32(2 * (p >> CHUNK_BITS) + (1 if rank == 0 else 0))
+                target = dtable + np.uint64(4 * np.int64(token) * C)
+                part = parts + np.uint64(4 * np.int64(own) * C)
+                rows, c = np.int32(min(left, CHUNK)), np.int32(cuda.threadIdx.x)
                 while 4 * c < C:
-                    at, first = target + np.uint64(16 * c), part + np.uint64(16 * c)
-                    total = add_parts(load_f32x4(at), first + np.uint64(4 * C), 0, 1)
-                    store_f32x4(at, add_parts(total, first + np.uint64(8 * C), 8 * C,
-                                              np.int32(chunks - 1)))
+                    total = zeros()
+                    if chunks == 1:
+                        part, total = target, load_f32x4(target + np.uint64(16 * c))
+                    total = add_rows(total, dy + np.uint64(4 * item * c), item * C, entries, rows)
+                    store_f32x4(part + np.uint64(16 * c), total)
                     c = np.int32(c + cuda.blockDim.x)
-        p = np.int32(p + 1)
+                if chunks > 1 and last_to_arrive(arrived, counters + np.uint64(4 * home), chunks):
+                    part, c = parts + np.uint64(8 * np.int64(home) * C), np.int32(cuda.threadIdx.x)
+                    while 4 * c < C:
+                        at, first = target + np.uint64(16 * c), part + np.uint64(16 * c)
+                        total = add_parts(load_f32x4(at), first + np.uint64(4 * C), 0, 1)
+                        store_f32x4(at, add_parts(total, first + np.uint64(8 * C), 8 * C,
+                                                  np.int32(chunks - 1)))
+                        c = np.int32(c + cuda.blockDim.x)
+            p = np.int32(p + 1)
+    return embedding_sums_kernel
+
+
+FORWARD = {"bfloat16": make_forward("embedding_forward_kernel", load_f32x4, 16),
+           "float32": make_forward("embedding_forward_f32", load_bf16x4, 8)}  # by the type of y
+SUMS = {"bfloat16": make_sums("embedding_sums_kernel", 2),
+        "float32": make_sums("embedding_sums_f32", 4)}  # by the type of dy
 
 
 # ---------------------------------------------------------------- ops
 
 def embedding_forward(y, table, ids, stream):
-    """Shapes:  y (R, C) bf16 out;  table (V, C) bf16;  ids (R,) i32, each in 0..V-1"""
+    """Shapes:  y (R, C) bf16|f32 out;  table (V, C) bf16;  ids (R,) i32, each in 0..V-1"""
     R, C = y.shape
     expect("embedding_forward", ids=(ids, (R,)), table=(table, (table.shape[0], C)))
-    threads = min(C // 8, THREADS)
+    vectors = C * y.dtype.itemsize // 16
+    threads = min(vectors, THREADS)
     rows = THREADS // threads
-    embedding_forward_kernel[ceil_div(R, ROWS * rows), (threads, rows), stream](
-        y, table, ids, np.int32(R), np.int32(C // 8))
+    FORWARD[str(y.dtype)][ceil_div(R, ROWS * rows), (threads, rows), stream](
+        y, table, ids, np.int32(R), np.int32(vectors))
 
 
 def embedding_backward(dtable, dy, ids, accumulate, stream):
     """dtable[ids[r]] += dy[r]; rows of one id are added in ascending r.
 
     Without accumulate every row of the table is written, those of absent ids with zero.
-    Shapes:  dtable (V, C) f32 in and out;  dy (R, C) bf16;  ids (R,) i32
+    Shapes:  dtable (V, C) f32 in and out;  dy (R, C) bf16|f32;  ids (R,) i32
     """
     (R, C), V = dy.shape, dtable.shape[0]
     expect("embedding_backward", ids=(ids, (R,)), dtable=(dtable, (V, C)))
@@ -281,16 +305,15 @@ def embedding_backward(dtable, dy, ids, accumulate, stream):
     for start in range(0, R, SLICE):
         rows = np.int32(min(SLICE, R - start))
         embedding_places_kernel[BUCKETS, SORTERS, stream](places, ids[start:], rows)
-        embedding_sums_kernel[ceil_div(int(rows), PLACES), threads, stream](
+        SUMS[str(dy.dtype)][ceil_div(int(rows), PLACES), threads, stream](
             dtable, dy[start:], places, parts, counters, rows, np.int32(C))
 
 
 def misfit(*arguments):
     """Why an op cannot be served with these arguments, or None."""
     if len(arguments) == 3:
-        y, table, _ = arguments
-        return misfit_of_rows(y, table)
+        return misfit_of_rows(arguments[1])
     dtable, dy = arguments[:2]
     if dtable.shape[0] > TABLE_ROWS:
         return f"a table of {dtable.shape[0]} rows, these kernels tell {TABLE_ROWS} apart"
-    return misfit_of_rows(dy)
+    return misfit_of_rows(dy, kinds=tuple(SUMS))

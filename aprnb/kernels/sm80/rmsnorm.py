@@ -1,17 +1,21 @@
-"""RMSNorm, alone and fused with the residual add, at the speed of memory; bfloat16.
+"""RMSNorm, alone and fused with the residual add, at the speed of memory; bfloat16, and beside it
+a residual stream (x, s, dx, ds) in float32.
 
 Equations and arguments: kernels/rmsnorm.py. Each array is read once and written once: a row is
-held in registers, 4 vectors of 8 elements a thread, between its sum and its output. A row has a
-warp up to 1,024 columns, else 2, 4 or 8 warps, which meet in shared memory; a block of 256 threads
-holds the rows that fit.
+held in registers, 4 vectors a thread, between its sum and its output. A vector is 16 bytes of the
+residual stream, 8 elements or 4, and as many elements of the other arrays. A row has a warp up to
+1,024 columns (512 of float32), else 2, 4 or 8 warps, which meet in shared memory; a block of 256
+threads holds the rows that fit.
 
 Backward goes over many rows with each block and keeps the weight gradient's sums of a thread's
 columns in registers on the way; the blocks' sums are then added in a fixed order (columns.py).
 
 Bytes moved at 16,384 x 896, and at 4.25 TB/s:  forward 59 MB, 14 us;  with add 117 MB, 28 us;
-backward with add 117 MB, 28 us, and 1 MB of partial sums, twice.
+backward with add 117 MB, 28 us, and 1 MB of partial sums, twice.  With a float32 stream 88 MB,
+21 us;  176 MB, 41 us;  205 MB, 48 us.
 """
 import math
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -27,8 +31,7 @@ from .columns import add_parts, block_sums, store_block_sums
 from .fit import misfit_of_rows
 
 THREADS = 256
-VECTORS = 4  # of 8 elements, a thread
-WIDEST = THREADS * VECTORS * 8  # columns of a row that one block can hold
+VECTORS = 4  # of 16 bytes of the residual stream, a thread
 ARRAY = 16 * VECTORS * THREADS  # bytes of what a block holds of one array
 STAGE, STAGES = 3 * ARRAY, 2  # dy, x and ds of one row a thread; rows on their way
 WARPS = THREADS // 32
@@ -36,34 +39,47 @@ TWO_SETS, SET = 2 * WARPS, 4 * WARPS  # floats, bytes of one: sums that warps ex
 BACKWARD_BLOCKS = 2  # on a multiprocessor: 128 registers
 
 wait_for_row, wait_for_all = wait_copies(STAGES - 1), wait_copies(0)
-load, store = make_load(VECTORS, STREAMED), make_store(VECTORS)
-load_weights, get = make_load(VECTORS), make_get(VECTORS, 16 * THREADS)
-zeros, put = make_zeros(8 * VECTORS), make_put(VECTORS, 8)
 
 
-@each(8 * VECTORS, "p p -> p")
-def plus(x, r):
-    return x + r
+def make_form(item, tag):
+    """How a thread holds its share of a row of a residual stream with `item` bytes an element, 2 or
+    4: sizes, loads, stores and formulas, as a namespace. tag: in the kernels' names.
 
+    width    elements of a vector, 1 << shift
+    size     bytes of a vector of the arrays beside the stream: y, dy, r, w, bfloat16
+    """
+    width, kind = 16 // item, {2: "p", 4: "w"}[item]
+    size, count = 2 * width, width * VECTORS
 
-@each(8 * VECTORS, "p -> s")
-def square_sum(v):
-    return v * v
+    @each(count, f"{kind} p -> {kind}")
+    def plus(x, r):
+        return x + r
 
+    @each(count, f"{kind} -> s")
+    def square_sum(v):
+        return v * v
 
-@each(8 * VECTORS, "p s p -> p")
-def normalised(v, rstd, w):
-    return v * rstd * w
+    @each(count, f"{kind} s p -> p")
+    def normalised(v, rstd, w):
+        return v * rstd * w
 
+    @each(count, f"p p {kind} -> s")
+    def projection_sum(dy, w, v):
+        return dy * w * v
 
-@each(8 * VECTORS, "p p p -> s")
-def projection_sum(dy, w, v):
-    return dy * w * v
+    @each(count, f"f {kind} p p {kind} s s -> {kind} f")
+    def gradients(dw, ds, dy, w, v, rstd, shift):
+        return ds + rstd * (dy * w - v * shift), dw + dy * v * rstd
 
-
-@each(8 * VECTORS, "f p p p p s s -> p f")
-def gradients(dw, ds, dy, w, v, rstd, shift):
-    return ds + rstd * (dy * w - v * shift), dw + dy * v * rstd
+    return SimpleNamespace(
+        tag=tag, item=item, width=width, shift=width.bit_length() - 1, size=size,
+        widest=THREADS * VECTORS * width, load=make_load(VECTORS, STREAMED),
+        load_beside=make_load(VECTORS, STREAMED, words=size // 4),
+        load_weights=make_load(VECTORS, words=size // 4), store=make_store(VECTORS),
+        store_beside=make_store(VECTORS, words=size // 4), get=make_get(VECTORS, 16 * THREADS),
+        get_beside=make_get(VECTORS, 16 * THREADS, size // 4), zeros=make_zeros(count),
+        put=make_put(VECTORS, width), plus=plus, square_sum=square_sum, normalised=normalised,
+        projection_sum=projection_sum, gradients=gradients)
 
 
 def make_row_sum(threads):
@@ -89,12 +105,15 @@ def make_row_sum(threads):
     return row_sum
 
 
-def make_forward(threads):
+def make_forward(threads, form):
     """The forward kernel with `threads` threads a row."""
-    row_sum = make_row_sum(threads)
+    row_sum, item, size, shift = make_row_sum(threads), form.item, form.size, form.shift
+    load, load_beside, load_weights = form.load, form.load_beside, form.load_weights
+    store, store_beside, plus = form.store, form.store_beside, form.plus
+    square_sum, normalised = form.square_sum, form.normalised
 
     @kernel("p p p p p p i i f", registers=64, threads=THREADS, blocks=4,
-            name=f"rmsnorm_forward_{threads}", overlap=True)
+            name=f"rmsnorm_forward{form.tag}_{threads}", overlap=True)
     def rmsnorm_forward_kernel(s, y, rstd, x, r, w, R, C, eps):
         """One row for each threadIdx.y; thread x owns vectors x, x + threads, ... of it. Without r
         there is nothing to add, and s is not written."""
@@ -102,41 +121,56 @@ def make_forward(threads):
         partial = cuda.shared.array(WARPS, float32)
         row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
         if row < R:
-            left = (C >> 3) - cuda.threadIdx.x
+            left = (C >> shift) - cuda.threadIdx.x
             left_to_add = left if r else 0
-            own = 16 * cuda.threadIdx.x
-            at = np.uint64(2 * row * C + own)
+            own = size * cuda.threadIdx.x
+            at, beside = (np.uint64(item * row * C + 16 * cuda.threadIdx.x),
+                          np.uint64(2 * row * C + own))
             v = plus(load(x + at, 16 * threads, threads, left),
-                     load(r + at, 16 * threads, threads, left_to_add))  # as stored: bfloat16
+                     load_beside(r + beside, size * threads, threads, left_to_add))  # as stored
             store(s + at, 16 * threads, threads, left_to_add, v)
             mean = row_sum(shared_address(partial), square_sum(v)) / float32(C)
             inverse = float32(1.0) / float32(math.sqrt(mean + eps))
-            weights = load_weights(w + np.uint64(own), 16 * threads, threads, left)
-            store(y + at, 16 * threads, threads, left, normalised(v, inverse, weights))
+            weights = load_weights(w + np.uint64(own), size * threads, threads, left)
+            store_beside(y + beside, size * threads, threads, left,
+                         normalised(v, inverse, weights))
             if cuda.threadIdx.x == 0:
                 store_f32(rstd + np.uint64(4 * row), inverse)
     return rmsnorm_forward_kernel
 
 
-def make_backward(threads):
-    """The backward kernel with `threads` threads a row."""
-    row_sum, copy = make_row_sum(threads), make_copy(VECTORS, threads, 16 * THREADS)
-    rows = THREADS // threads
+def make_fetch(threads, form):
+    """fetch(place, dy, x, ds, row, R, C): start copying the thread's share of a row to its place in
+    shared memory. Without ds that part is filled with zeros."""
+    item, size, shift = form.item, form.size, form.shift
+    copy = make_copy(VECTORS, threads, 16 * THREADS)
+    copy_beside = make_copy(VECTORS, threads, 16 * THREADS, size)
 
     @device
     def fetch(place, dy, x, ds, row, R, C):
-        """Start copying the thread's share of a row to its place in shared memory."""
-        left = (C >> 3) - cuda.threadIdx.x if row < R else 0
-        at = np.uint64(2 * row * C + 16 * cuda.threadIdx.x)
-        copy(place, dy + at, 16 * threads, left, 16)
+        left = (C >> shift) - cuda.threadIdx.x if row < R else 0
+        at = np.uint64(item * row * C + 16 * cuda.threadIdx.x)
+        copy_beside(place, dy + np.uint64(2 * row * C + size * cuda.threadIdx.x), size * threads,
+                    left, size)
         copy(place + ARRAY, x + at, 16 * threads, left, 16)
         copy(place + 2 * ARRAY, ds + at, 16 * threads, left if ds else 0, 16)
         commit_copies()
+    return fetch
+
+
+def make_backward(threads, form):
+    """The backward kernel with `threads` threads a row."""
+    row_sum, fetch, rows = make_row_sum(threads), make_fetch(threads, form), THREADS // threads
+    item, width, size, shift = form.item, form.width, form.size, form.shift
+    load_weights, get, get_beside, store = form.load_weights, form.get, form.get_beside, form.store
+    zeros, put, projection_sum, gradients = (form.zeros, form.put, form.projection_sum,
+                                             form.gradients)
 
     @kernel("p p p p p p p i i f", registers=128, threads=THREADS, blocks=BACKWARD_BLOCKS,
-            shared=STAGES * STAGE, name=f"rmsnorm_backward_{threads}",
+            shared=STAGES * STAGE, name=f"rmsnorm_backward{form.tag}_{threads}",
             overlap=True,
-            spills=24)  # up to four registers once a row, in the build for sm_80 alone
+            # up to four registers once a row, in the build for sm_80 alone
+            spills=24 if item == 2 else 0)
     def rmsnorm_backward_kernel(dx, parts, dy, ds, x, w, rstd, R, C, share):
         """Rows as in forward, every gridDim.x * rows-th; the sums of dw over them go to row
         blockIdx.x of parts. Without ds there is nothing to add; dx may be ds. share: 1 / C."""
@@ -144,8 +178,8 @@ def make_backward(threads):
         ring = shared_address(cuda.shared.array(0, float32, alignment=ALIGNMENT))
         partial = cuda.shared.array(TWO_SETS, float32)
         step = np.int32(cuda.gridDim.x * rows)
-        own, left = 16 * cuda.threadIdx.x, (C >> 3) - cuda.threadIdx.x
-        meeting = shared_address(partial)
+        own, left = 16 * cuda.threadIdx.x, (C >> shift) - cuda.threadIdx.x
+        meeting, beside = shared_address(partial), size * cuda.threadIdx.x
         place = ring + np.uint32(16 * threads * cuda.threadIdx.y + own)
         row = np.int32(cuda.blockIdx.x * rows + cuda.threadIdx.y)
         for stage in range(STAGES):
@@ -157,26 +191,29 @@ def make_backward(threads):
             r, following = following, load_f32(rstd + np.uint64(4 * min(row + step, R - 1)))
             wait_for_row()
             # two sets in turn: whoever writes one again has met all readers at the other's barrier
-            weights = load_weights(w + np.uint64(own), 16 * threads, threads, left)
+            weights = load_weights(w + np.uint64(beside), size * threads, threads, left)
             mean = share * row_sum(meeting + np.uint32(turn * SET),
-                                   projection_sum(get(here), weights, get(here + ARRAY)))
-            weights = load_weights(w + np.uint64(own), 16 * threads, threads, left)
-            dx_row, dw = gradients(dw, get(here + 2 * ARRAY), get(here), weights,
+                                   projection_sum(get_beside(here), weights, get(here + ARRAY)))
+            weights = load_weights(w + np.uint64(beside), size * threads, threads, left)
+            dx_row, dw = gradients(dw, get(here + 2 * ARRAY), get_beside(here), weights,
                                    get(here + ARRAY), r, r * r * mean)
-            store(dx + np.uint64(2 * row * C + own), 16 * threads, threads, left, dx_row)
+            store(dx + np.uint64(item * row * C + own), 16 * threads, threads, left, dx_row)
             fetch(here, dy, x, ds, row + STAGES * step, R, C)
             turn = np.int32(turn ^ 1)
             row = np.int32(row + step)
         wait_for_all()
         cuda.syncthreads()  # all rows are read, no copy is on its way: their place is free
-        put(ring + np.uint32(32 * VECTORS * threads * cuda.threadIdx.y + 2 * own), 32 * threads,
-            threads, left, dw)
-        store_block_sums(parts, cuda.blockIdx.x, ring, rows, 8 * VECTORS * threads, 0, C)
+        put(ring + np.uint32(4 * width * VECTORS * threads * cuda.threadIdx.y + width // 4 * own),
+            4 * width * threads, threads, left, dw)
+        store_block_sums(parts, cuda.blockIdx.x, ring, rows, width * VECTORS * threads, 0, C)
     return rmsnorm_backward_kernel
 
 
-FORWARD = {threads: make_forward(threads) for threads in (32, 64, 128, 256)}
-BACKWARD = {threads: make_backward(threads) for threads in (32, 64, 128, 256)}
+FORMS = {"bfloat16": make_form(2, ""), "float32": make_form(4, "_f32")}  # by the stream's type
+FORWARD, BACKWARD = ({(kind, threads): make(threads, form) for kind, form in FORMS.items()
+                      for threads in (32, 64, 128, 256)} for make in (make_forward, make_backward))
+BESIDE = {(5, 2): (0,), (7, 3): (1,), (7, 4): (1, 3), (8, 4): (1,)}
+"""(arguments of an op, matrices among them) -> which matrices stand beside the stream: y, dy, r."""
 
 
 def rmsnorm_forward(y, rstd, x, w, eps, stream):
@@ -210,31 +247,38 @@ def add_rmsnorm_backward(dx, dw, dy, ds, s, w, rstd, accumulate, stream):
 
 def misfit(*arguments):
     """Why an op cannot be served with these arguments, or None."""
-    return misfit_of_rows(*(a for a in arguments if getattr(a, "ndim", 0) == 2), widest=WIDEST)
+    matrices = [a for a in arguments if getattr(a, "ndim", 0) == 2]
+    beside = [matrices[i] for i in BESIDE[len(arguments), len(matrices)]]
+    kinds = {str(a.dtype) for a in matrices if not any(a is b for b in beside)}
+    if len(kinds) > 1:
+        return f"a residual stream of {' and '.join(sorted(kinds))}"
+    return misfit_of_rows(*beside, widest=FORMS[kinds.pop()].widest)
 
 
 def _forward(op, s, y, rstd, x, r, w, eps, stream):
     R, C = x.shape
     expect(op, y=(y, (R, C)), rstd=(rstd, (R,)), w=(w, (C,)))
-    threads, rows = _rows_of_a_block(C)
-    FORWARD[threads][ceil_div(R, rows), (threads, rows), stream](
+    kind = str(x.dtype)
+    threads, rows = _rows_of_a_block(C, FORMS[kind])
+    FORWARD[kind, threads][ceil_div(R, rows), (threads, rows), stream](
         s, y, rstd, x, r, w, np.int32(R), np.int32(C), np.float32(eps))
 
 
 def _backward(op, dx, dw, dy, ds, x, w, rstd, accumulate, stream):
     R, C = x.shape
     expect(op, dx=(dx, (R, C)), dw=(dw, (C,)), dy=(dy, (R, C)), w=(w, (C,)), rstd=(rstd, (R,)))
-    threads, rows = _rows_of_a_block(C)
+    kind = str(x.dtype)
+    threads, rows = _rows_of_a_block(C, FORMS[kind])
     blocks = min(BACKWARD_BLOCKS * multiprocessors(), ceil_div(R, rows))
     parts = block_sums(blocks, C, stream)
-    BACKWARD[threads][blocks, (threads, rows), stream](
+    BACKWARD[kind, threads][blocks, (threads, rows), stream](
         dx, parts, dy, ds, x, w, rstd, np.int32(R), np.int32(C), np.float32(1 / C))
     add_parts(dw, parts, blocks, C, accumulate, stream)
 
 
-def _rows_of_a_block(C):
+def _rows_of_a_block(C, form):
     """(threads of a row, rows of a block)."""
     threads = 32
-    while threads * VECTORS * 8 < C:
+    while threads * VECTORS * form.width < C:
         threads *= 2
     return threads, THREADS // threads
