@@ -9,7 +9,8 @@ from aprnb.backend import OPS
 
 NOT_OPS = {"oracle": {"parallel", "wide"},
            "kernels": {"attention_tiles", "block", "build", "cache", "cast", "cuda", "launch",
-                       "matmul", "ptx", "shapes", "sm80", "sm90", "tensor_maps", "workspace"}}
+                       "matmul", "memory", "ptx", "shapes", "sm80", "sm90", "tensor_maps",
+                       "workspace"}}
 
 
 def ops(package):

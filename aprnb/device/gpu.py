@@ -1,15 +1,17 @@
 """Arrays in the memory of one CUDA GPU, and the stream on which everything is ordered.
 
-Allocations are counted: `memory_peak` is the sum of what this process asked for, not of what other
-programs hold on the same card.
+Allocations are counted: `memory_peak` is the sum of what this process asked for, scratch memory of
+kernels included, not of what other programs hold on the same card.
 """
 import numpy as np
 
-from ..errors import DeviceError, DeviceMemoryError
-from ..kernels.cuda import (SIMULATOR, copy_in, copy_out, cuda, fill_bytes, is_out_of_memory,
-                            unusable_reason)
-from ..kernels.launch import prepare
+from ..errors import DeviceError
+from ..kernels.cuda import SIMULATOR, copy_in, copy_out, cuda, fill_bytes, unusable_reason
+from ..kernels.launch import prepare, this_architecture
+from ..kernels.memory import allocate, allocated
 from .program import Program
+
+_chosen = []  # the one GPU: loaded kernels, their scratch and tensor maps live there alone
 
 
 class GpuDevice:
@@ -22,9 +24,14 @@ class GpuDevice:
     def __init__(self, index):
         """Errors: DeviceError (exit 14) if this GPU cannot be used, with the driver's reason."""
         reason = unusable_reason(index)
+        if _chosen and index != _chosen[0]:
+            reason = f"this process works on cuda:{_chosen[0]} already, and on one GPU only"
         if reason:
             raise DeviceError(f"cuda:{index}: {reason}")
         cuda.select_device(index)
+        if not SIMULATOR:
+            this_architecture()  # refuses a GPU that is too old, so that "auto" can turn to the CPU
+        _chosen[:] = [index]
         device = cuda.get_current_device()
         self.name = f"cuda:{index}"
         self.capability = tuple(device.compute_capability)
@@ -32,7 +39,6 @@ class GpuDevice:
         self.description = (f"{_text(name)}, compute capability "
                             f"{'.'.join(map(str, self.capability))}")
         self.stream = cuda.stream()
-        self.allocated = 0
 
     def poisoned(self, elements, dtype):
         """A flat array of NaN: whatever reads an element that nobody wrote shows it."""
@@ -43,7 +49,7 @@ class GpuDevice:
 
     def array(self, host):
         """A copy of a NumPy array."""
-        out = self._allocate(host.shape, host.dtype)
+        out = allocate(host.shape, host.dtype)
         self.upload(out, host)
         return out
 
@@ -77,31 +83,15 @@ class GpuDevice:
         self.stream.synchronize()
 
     def memory_peak(self):
-        """Bytes allocated on the device by this process."""
-        return self.allocated
+        """Bytes that this process has asked the device for, scratch memory of kernels included."""
+        return allocated()
 
     def utilisation(self):
         """None: reading it needs the management library, and an invented figure is worse."""
 
     def _filled(self, elements, dtype, byte):
-        out = self._allocate((elements,), dtype)
+        out = allocate((elements,), dtype)
         fill_bytes(out, byte, self.stream)
-        return out
-
-    def _allocate(self, shape, dtype):
-        try:
-            out = cuda.device_array(shape, dtype)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            free, total = cuda.current_context().get_memory_info()
-            raise DeviceMemoryError(
-                f"{self.name}: {nbytes / 2**30:.2f} GiB more do not fit: {free / 2**30:.2f} of "
-                f"{total / 2**30:.2f} GiB are free and this run holds "
-                f"{self.allocated / 2**30:.2f}; try a smaller --micro-batch or --seq-length, or "
-                "--precision bf16") from error
-        self.allocated += out.nbytes
         return out
 
 

@@ -4,8 +4,11 @@ The first call runs the sequence kernel by kernel, which loads each of them; the
 as a CUDA graph, and from then on a call is one launch. A graph freezes every scalar argument and
 address: what changes between calls stands in device arrays.
 """
-from ..errors import DeviceError
-from ..kernels.launch import recording
+from functools import partial
+
+from ..kernels.launch import checked, recording
+
+_checked = partial(checked, what="CUDA graph")
 
 
 class Program:
@@ -40,13 +43,6 @@ class Program:
         executable = _checked(driver.cuGraphInstantiate(graph, 0))
         _checked(driver.cuGraphDestroy(graph))
         return executable
-
-
-def _checked(answer):
-    error, *value = answer
-    if int(error) != 0:
-        raise DeviceError(f"CUDA graph: the driver says {error.name}")
-    return value[0] if value else None
 
 
 def _driver():

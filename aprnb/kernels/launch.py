@@ -10,10 +10,10 @@ import os
 from contextlib import contextmanager
 from functools import cache, partial
 
-from ..errors import DeviceError
+from ..errors import DeviceError, DeviceMemoryError
 from . import cache as disk
 from .build import build, build_many, entry_named
-from .cuda import cuda
+from .cuda import cuda, is_out_of_memory
 
 SCALARS = {"f": ctypes.c_float, "i": ctypes.c_int32, "u": ctypes.c_uint32, "n": ctypes.c_int64,
            "b": ctypes.c_uint8, "p": ctypes.c_uint64}
@@ -86,8 +86,15 @@ def prepare(wanted, architecture=None):
 
 @cache
 def this_architecture():
-    """The architecture that kernels are built for on the current GPU."""
-    capability = tuple(cuda.get_current_device().compute_capability)
+    """The architecture that kernels are built for on the current GPU.
+
+    Errors: DeviceError if it is too old.
+    """
+    return architecture_of(tuple(cuda.get_current_device().compute_capability))
+
+
+def architecture_of(capability):
+    """The same for a GPU of that compute capability."""
     if capability < (8, 0):
         raise DeviceError(f"this GPU has compute capability {capability[0]}.{capability[1]}: "
                           "8.0 or newer is needed")
@@ -116,7 +123,7 @@ class _Function:
         if cubin is None:
             cubin = build(entry, signature, architecture)
             disk.store(entry, signature, architecture, cubin)
-        self.driver, self.entry = _driver(), entry
+        self.driver, self.entry, self._checked = _driver(), entry, partial(checked, what=entry.name)
         self.module = self._checked(self.driver.cuModuleLoadData(cubin.code))
         self.handle = self._checked(
             self.driver.cuModuleGetFunction(self.module, cubin.symbol.encode()))
@@ -141,11 +148,17 @@ class _Function:
             _append(values, word, argument)
         self._checked(driver.cuLaunchKernelEx(config, self.handle, (tuple(values), self.kinds), 0))
 
-    def _checked(self, answer):
-        error, *value = answer
-        if error != self.driver.CUresult.CUDA_SUCCESS:
-            raise DeviceError(f"{self.entry.name}: the CUDA driver says {error.name}")
-        return value[0] if value else None
+
+def checked(answer, what):
+    """The value that a driver call has answered.
+
+    Errors: DeviceMemoryError or DeviceError, saying what was tried and the driver's word.
+    """
+    error, *value = answer
+    if int(error):
+        kind = DeviceMemoryError if is_out_of_memory(error.name) else DeviceError
+        raise kind(f"{what}: the CUDA driver says {error.name}")
+    return value[0] if value else None
 
 
 def _attributes(entry):
@@ -157,7 +170,7 @@ def _attributes(entry):
         dimension = cluster.value.clusterDim
         dimension.x, dimension.y, dimension.z = entry.cluster, 1, 1
         attributes.append(cluster)
-    if entry.overlap and this_architecture() not in ("sm_80", "sm_86", "sm_87", "sm_89"):
+    if entry.overlap and this_architecture() != "sm_80":  # before 9.0 there is no such thing
         early = driver.CUlaunchAttribute()
         early.id = (driver.CUlaunchAttributeID
                     .CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION)

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import DeviceError
 from .cuda import cuda
 from .launch import address
+from .memory import allocate
 
 BYTES, MAPS_A_SLAB = 128, 4096
 _known, _slabs = {}, []
@@ -21,7 +22,8 @@ def tensor_map(array, shape, strides, box, swizzle=128, itemsize=2):
 
     shape, box: elements, innermost first;  strides: bytes, of dimensions 1 and up, multiples of
     16;  swizzle: bytes (0, 32, 64, 128);  itemsize: 2 bfloat16, 4 float32.
-    Errors: DeviceError if the driver refuses the combination.
+    Errors: DeviceError if the driver refuses the combination, DeviceMemoryError if the table does
+    not fit.
     """
     key = (address(array), tuple(shape), tuple(strides), tuple(box), swizzle, itemsize)
     if key not in _known:
@@ -54,7 +56,7 @@ def _place(encoded):
     """Copy one map to the next free place; waits for the copy, so no kernel can read it early."""
     index = len(_known) % MAPS_A_SLAB
     if index == 0:
-        _slabs.append(cuda.device_array(BYTES * MAPS_A_SLAB, np.uint8))
+        _slabs.append(allocate(BYTES * MAPS_A_SLAB, np.uint8))
     slab = _slabs[-1]
     slab[index * BYTES:(index + 1) * BYTES].copy_to_device(encoded)
     _synchronise()

@@ -6,17 +6,21 @@ stream.
 """
 import numpy as np
 
-from .cuda import cuda, fill_bytes
+from .cuda import fill_bytes
 from .launch import address
+from .memory import allocate
 
 _made = {}
 
 
 def workspace(name, nbytes, stream):
-    """Address of at least `nbytes` bytes, zeroed when first made, a multiple of 256."""
+    """Address of at least `nbytes` bytes, zeroed when first made, a multiple of 256.
+
+    Errors: DeviceMemoryError if they do not fit.
+    """
     key = name, -(-int(nbytes) // 256) * 256
     if key not in _made:
-        made = cuda.device_array(key[1], np.uint8)
+        made = allocate(key[1], np.uint8)
         fill_bytes(made, 0, stream)
         _made[key] = made
     return address(_made[key])
