@@ -1,5 +1,6 @@
 """The disk cache of compiled kernels: found again, damaged, unwritable, invalidated by an edit."""
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -73,7 +74,8 @@ def test_an_edit_of_an_imported_file_changes_the_key(disk, tmp_path, monkeypatch
         disk._imported.cache_clear()
         return disk.source_digest(module)
     before = key()
-    for name, same in (("swiglu", False), ("cast", False), ("block", False), ("rope", True)):
+    for name, same in (("swiglu", False), ("cast", False), ("block", False), ("rope", True),
+                       ("build", False)):
         file = home / f"{name}.py"
         text = file.read_text()
         file.write_text(text + "\n# edited\n")
@@ -82,6 +84,20 @@ def test_an_edit_of_an_imported_file_changes_the_key(disk, tmp_path, monkeypatch
     assert key() == before
     disk.source_digest.cache_clear()
     disk._imported.cache_clear()
+
+
+def test_launch_bounds_and_the_linker_are_part_of_the_key(disk, entry, monkeypatch):
+    """They change the machine code, and stand in none of the files that a kernel imports."""
+    name = disk._file_name(entry, "f1 h1", "sm_90a")
+    assert disk._file_name(replace(entry, launch_bounds=(256, 7)), "f1 h1", "sm_90a") != name
+    folders = set()
+    for linker in ("12.9.86", "12.9.90"):
+        disk._tools.cache_clear()
+        known = {"nvidia-nvjitlink-cu12": linker}
+        monkeypatch.setattr(disk, "version", lambda tool: known.get(tool, "1.0"))
+        folders.add(disk.own_folder())
+    disk._tools.cache_clear()
+    assert len(folders) == 2
 
 
 @pytest.mark.ptx

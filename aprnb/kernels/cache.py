@@ -3,9 +3,10 @@
     <cache>/<tools>/<name>-<architecture>-<key>.kernel      one JSON line, then the machine code
 
 The key is a digest of the file that defines the kernel and of every file under kernels/ that it
-imports, directly or not, of the kernel's name (which carries a factory's parameters) and of its
-signature; the folder names the tools that compiled it. numba's own cache cannot serve here: its key
-pickles closures and does not see imported files.
+imports, directly or not, of build.py, which says how it is linked, of the kernel's name (which
+carries a factory's parameters), its signature and launch bounds; the folder names the tools that
+compiled it. numba's own cache cannot serve here: its key pickles closures and does not see imported
+files.
 
 Folder: $APRNB_CACHE, else $XDG_CACHE_HOME/aprnb, else ~/.cache/aprnb. Kernels built elsewhere are
 read from $APRNB_KERNELS, whatever tools built them: for machines without a compiler.
@@ -27,6 +28,9 @@ from .build import Cubin
 HOME = Path(__file__).parent
 HOST_SIDE = {HOME / f"{name}.py" for name in ("launch", "cache", "workspace", "tensor_maps")}
 TOOLS = ("numba", "numba-cuda", "llvmlite", "cuda-bindings")
+COMPILERS = ("nvidia-cuda-nvcc-cu12", "nvidia-nvjitlink-cu12", "nvidia-nvvm", "nvidia-nvjitlink")
+"""Compiler and linker of CUDA 12, then of CUDA 13: two of them are installed, or none where they
+come with the system."""
 
 
 def load(entry, signature, architecture):
@@ -75,7 +79,8 @@ def _root():
 
 @cache
 def _tools():
-    return "-".join([f"py{python_version()}", *(_version(t) for t in TOOLS)])
+    compilers = [found for found in map(_version, COMPILERS) if found != "none"]
+    return "-".join([f"py{python_version()}", *map(_version, TOOLS), *compilers])
 
 
 def _version(tool):
@@ -87,7 +92,8 @@ def _version(tool):
 
 def _file_name(entry, signature, architecture):
     source = source_digest(entry.function.__module__)
-    key = hashlib.sha256(f"{source}\0{entry.name}\0{signature}".encode()).hexdigest()[:24]
+    facts = "\0".join([source, entry.name, signature, str(entry.launch_bounds)])
+    key = hashlib.sha256(facts.encode()).hexdigest()[:24]
     return f"{entry.name}-{architecture}-{key}.kernel"
 
 
@@ -101,8 +107,8 @@ def source_digest(module):
 
 
 def _sources(module):
-    """The module's file and all files under kernels/ that it imports."""
-    found, open_ = set(), [HOME.parents[1] / (module.replace(".", "/") + ".py")]
+    """The module's file, build.py and all files under kernels/ that these import."""
+    found, open_ = set(), [HOME.parents[1] / (module.replace(".", "/") + ".py"), HOME / "build.py"]
     while open_:
         file = open_.pop()
         if file not in found:
