@@ -1,4 +1,4 @@
-"""Bulk copies by the copy engine, described by a tensor map (see device/tensor_maps).
+"""Bulk copies by the copy engine, described by a tensor map (see kernels/tensor_maps.py).
 
 Coordinates come innermost first. What lies outside the tensor is read as zero and never written.
 """

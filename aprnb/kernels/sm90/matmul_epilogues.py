@@ -3,8 +3,8 @@
     plain             stored, as bfloat16 through shared memory or as float32 from registers
     bias              a bfloat16 a column added first, in float32
     add               added to what is there (float32)
-    swiglu            the tile is 128 columns of the gate and the same 128 of the up projection:
-                      both are stored, and silu(gate) * up beside them
+    swiglu            the tile is half columns of the gate, half the same ones of the up
+                      projection: both are stored, and silu(gate) * up beside them
     swiglu_gradient   the tile is the gradient of silu(gate) * up; gate and up, brought while the
                       products ran, turn it into the gradients of both, which take their place in
                       shared memory and leave instead

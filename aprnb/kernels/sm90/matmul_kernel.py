@@ -12,7 +12,7 @@ meet in scratch memory; each then sums and stores its share of the columns, alwa
 order: the same bits in every run. Blocks of a cut variant wait for one another, so the grid must
 not exceed the multiprocessors.
 
-What was tried and lost (one tile a block, warpgroups in step, stream-K, clusters): evidence/log.md.
+What was tried, and what lost: evidence/log.md.
 """
 from types import SimpleNamespace
 
@@ -67,6 +67,7 @@ def make_matmul(layout, columns, epilogue="plain", cluster=1, parts=1):
     """
     f32 = layout in ("tn", "nt_f32")
     g = geometry(layout, columns, f32, epilogue)
+    assert f32 or g.chunks <= 9, "the writers unroll nine chunks: further columns would be lost"
     # with "swiglu" a tile is as many columns of the gate and the same ones of the up projection
     corner, item = _make_work(columns // 2 if epilogue == "swiglu" else columns, cluster, parts)
     feed = _make_producer(layout, columns, epilogue, cluster, g, corner, item)
