@@ -46,11 +46,15 @@ class Logits:
 
 
 class Backend:
-    """A device, a storage precision and the ops bound to them."""
+    """A device, a storage precision and the ops bound to them.
 
-    def __init__(self, device, ops, precision, reason, logits=None, served=list):
+    residual: the precision of the residual stream, if it is not that of everything else.
+    """
+
+    def __init__(self, device, ops, precision, reason, logits=None, served=list, residual=None):
         self.device, self.ops, self.precision, self.reason = device, ops, precision, reason
         self.name, self.dtype = device.name, PRECISIONS[precision]
+        self.residual = residual or precision
         self.logits = logits or Logits(F32, 8 << 20, 256, 1)
         self.served = served
         """() -> lines saying which kernels served which ops, once they have run"""
@@ -59,10 +63,11 @@ class Backend:
             setattr(self, method, getattr(device, method))
 
 
-def open_backend(device="auto", precision="auto", kernels="auto"):
-    """The backend for --device, --precision and --kernels; only "auto" may choose, and says why.
+def open_backend(device="auto", precision="auto", kernels="auto", residual="auto"):
+    """The backend for --device, --precision, --kernels and --residual; only "auto" may choose, and
+    says why. The residual stream's auto is the precision; beside fp32 there is no other.
 
-    Errors: UsageError for a malformed name, DeviceError if a GPU was asked for and none is usable,
+    Errors: UsageError for a malformed name or a bf16 stream beside fp32, DeviceError if a GPU was asked for and none is usable,
     or kernels that this GPU, precision or model cannot run.
     """
     match = DEVICE.fullmatch(device)
@@ -70,35 +75,39 @@ def open_backend(device="auto", precision="auto", kernels="auto"):
         raise UsageError(f"--device {device!r}: need auto, cpu, cuda or cuda:N with N in 0..15")
     if precision not in ("auto", *PRECISIONS):
         raise UsageError(f"--precision {precision!r}: need auto, {' or '.join(PRECISIONS)}")
+    if residual not in ("auto", *PRECISIONS):
+        raise UsageError(f"--residual {residual!r}: need auto, {' or '.join(PRECISIONS)}")
     if kernels not in KERNELS:
         raise UsageError(f"--kernels {kernels!r}: need {', '.join(KERNELS)}")
     if device == "cpu":
         if kernels != "auto":
             raise UsageError(f"--kernels {kernels} asks for a GPU and --device cpu for none")
-        return _cpu(precision, "asked for")
+        return _cpu(precision, "asked for", residual)
     try:
         from .device.gpu import GpuDevice
         gpu = GpuDevice(int(match[1] or 0))
     except DeviceError as error:
         if device != "auto" or kernels != "auto":
             raise DeviceError(f"{error}; use --device cpu or auto") from error
-        return _cpu(precision, f"no usable GPU ({error})")
-    return _cuda(gpu, precision, kernels)
+        return _cpu(precision, f"no usable GPU ({error})", residual)
+    return _cuda(gpu, precision, kernels, residual)
 
 
-def _cpu(precision, why):
+def _cpu(precision, why, residual):
     from . import oracle
     from .device.host import HostDevice
     precision = "fp32" if precision == "auto" else precision
+    residual, types = _storage(precision, residual)
     # as on a GPU: an overflow gives inf or NaN, which whoever reads loss and norm judges by name
     quietly = np.errstate(all="ignore")
     return Backend(HostDevice(), _bind(oracle, quietly), precision,
-                   f"cpu, {precision}: NumPy oracle; {why}")
+                   f"cpu, {types}: NumPy oracle; {why}", residual=residual)
 
 
-def _cuda(gpu, precision, asked):
+def _cuda(gpu, precision, asked, residual):
     if precision == "auto":
         precision = "bf16" if gpu.capability >= (8, 0) else "fp32"
+    residual, types = _storage(precision, residual)
     from .kernels.choice import Choice
     choice = Choice(asked, gpu.capability, precision)
 
@@ -110,8 +119,18 @@ def _cuda(gpu, precision, asked):
     best = choice.rooms[0]
     logits = Logits(F32 if best == "portable" else PRECISIONS[precision], 5 << 28, 256, 8)
     return Backend(gpu, SimpleNamespace(**ops), precision,
-                   f"{gpu.name}, {precision}: {best} kernels on {gpu.description}", logits,
-                   choice.lines)
+                   f"{gpu.name}, {types}: {best} kernels on {gpu.description}", logits,
+                   choice.lines, residual)
+
+
+def _storage(precision, residual):
+    """(precision of the residual stream, both in words)."""
+    if residual in ("auto", precision):
+        return precision, precision
+    if precision == "fp32":
+        raise UsageError(f"--residual {residual}: with precision fp32 everything is float32; leave "
+                         "--residual out, or use --precision bf16")
+    return residual, f"{precision} with a residual stream in {residual}"
 
 
 def _bind(package, wrap):

@@ -283,9 +283,12 @@ def test_a_step_bench_reports_speed_memory_and_start(tmp_path):
 
 def test_a_case_names_what_is_not_as_usual():
     from aprnb.bench.step import STANDARD, _departures
-    usual = {"preset": STANDARD, "precision": "bf16", "device": "cuda:1", "recompute": "none"}
+    usual = {"preset": STANDARD, "precision": "bf16", "device": "cuda:1", "recompute": "none",
+             "residual": "bf16"}
     assert list(_departures(usual)) == []
-    changed = usual | {"preset": "tiny", "precision": "fp32", "recompute": "ffn"}
+    assert list(_departures(usual | {"residual": "fp32"})) == ["residual-fp32"]
+    changed = usual | {"preset": "tiny", "precision": "fp32", "residual": "fp32",
+                       "recompute": "ffn"}
     assert list(_departures(changed)) == ["tiny", "fp32", "recompute-ffn"]
 
 

@@ -21,7 +21,7 @@ WARM_UP = 4  # steps: what records graphs or compiles again has done so by then
 TURN_S = 1.0
 
 
-def measure(patterns, rounds, against, device, precision, preset, recompute, python):
+def measure(patterns, rounds, against, device, precision, residual, preset, recompute, python):
     """Iterator of Rows: for every size tokens/s, memory and start.
 
     patterns: comma-separated sizes such as 16x1024, or globs of STEP_CASES
@@ -38,6 +38,7 @@ def measure(patterns, rounds, against, device, precision, preset, recompute, pyt
     if against != "none":
         _require_torch(python)
     settings = {"device": device, "precision": precision, "preset": preset,
+                "residual": precision if residual == "auto" else residual,
                 "recompute": recompute, "against": against}
     return (row for size in sizes for row in _rows(size, settings, rounds, python))
 
@@ -75,6 +76,8 @@ def _departures(settings):
         yield settings["preset"]
     if settings["precision"] != usual_precision(settings["device"]):
         yield settings["precision"]
+    if settings["residual"] != settings["precision"]:
+        yield f"residual-{settings['residual']}"
     if settings["recompute"] != "none":
         yield f"recompute-{settings['recompute']}"
 

@@ -12,7 +12,8 @@ from .workload import LEARNING_RATE, batches
 
 def open_side(settings):
     """See turns.serve."""
-    backend = open_backend(settings["device"], settings["precision"])
+    backend = open_backend(settings["device"], settings["precision"],
+                           residual=settings["residual"])
     model = Model.random(PRESETS[settings["preset"]], backend, seed=0)
     B, T = settings["batch"], settings["length"]
     trainer = Trainer(model, B, None, T, OptimiserSettings(grad_clip=1.0), settings["recompute"])

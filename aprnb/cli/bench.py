@@ -92,18 +92,22 @@ def memory(kernels, device, cases, rounds, **output):
 @click.option("--recompute", default="none", show_default=True,
               type=click.Choice(["none", "ffn", "block"]),
               help="What our backward pass computes anew, to save memory.")
+@click.option("--residual", default="auto", show_default=True,
+              type=click.Choice(["auto", "fp32", "bf16"]),
+              help="Precision of our residual stream; auto: as --precision.")
 @click.option("--torch-python", default=sys.executable, metavar="FILE",
               help="Interpreter that has torch and transformers  [default: this one].")
 @click.option("--device", default="cuda", show_default=True, metavar="NAME",
               help="cpu, cuda or cuda:N.")
 @precision()
 @reports
-def step(against, preset, recompute, torch_python, device, precision, cases, rounds, **output):
+def step(against, preset, recompute, residual, torch_python, device, precision, cases, rounds,
+         **output):
     """Training steps in tokens/s, peak memory and seconds to the first step; sizes such as 8x2048
     (sequences x tokens) may be given as --cases."""
     from ..bench.step import measure
-    publish("step", output, lambda: measure(cases, rounds, against, device, precision, preset,
-                                            recompute, torch_python))
+    publish("step", output, lambda: measure(cases, rounds, against, device, precision,
+                                            residual, preset, recompute, torch_python))
 
 
 def publish(name, output, measure):

@@ -59,6 +59,9 @@ def micro_batch(ctx, parameter, value):
                  "[default: auto]", {"metavar": "NAME"}),
     ("--precision", "Of working weights and activations  [default: auto: bf16 where the GPU has "
                     "it, else fp32]", one_of("auto", "fp32", "bf16")),
+    ("--residual", "Of the residual stream and its gradient: fp32 beside bf16 rounds less and "
+                   "moves more memory  [default: auto: as --precision]",
+     one_of("auto", "fp32", "bf16")),
     ("--kernels", "Of a GPU: the best that it runs, or one kind by name  [default: auto]",
      one_of("auto", "sm_90", "sm_80", "portable")))
 @section(

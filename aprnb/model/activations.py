@@ -36,26 +36,27 @@ class Buffer:
         return prod(self.shape) * self.dtype.itemsize
 
 
-def activation_table(config, batch, length, dtype, logits, training, recompute="none"):
+def activation_table(config, batch, length, dtype, logits, training, recompute="none",
+                     residual=None):
     """Name -> Buffer for a pass over `batch` sequences of `length` positions.
 
     logits: how the device wants the chunk of logits (backend.Logits); recompute: a key of
-    RECOMPUTED.
+    RECOMPUTED; residual: the storage type of the residual stream and its gradient, if not dtype.
     Shapes: R = batch * length rows; per layer names carry the layer's number in front,
     those of a buffer that all layers share "all".
     """
     c, B, T, R = config, batch, length, batch * length
     heads = c.num_heads + 2 * c.num_kv_heads
-    hidden = (R, c.hidden_size)
+    hidden, residual = (R, c.hidden_size), residual or dtype
     rows = [Buffer("losses", (R,), F32, "scratch")]
     saved = (
-        ("s_attn", hidden, dtype),  # residual stream at the attention norm
+        ("s_attn", hidden, residual),  # residual stream at the attention norm
         ("y_attn", hidden, dtype),  # its normalised form
         ("rstd_attn", (R,), F32),
         ("qkv", (B, T, heads, c.head_dim), dtype),  # after RoPE
         ("o", (B, T, c.num_heads, c.head_dim), dtype),
         ("lse", (B, c.num_heads, T), F32),
-        ("s_mlp", hidden, dtype),
+        ("s_mlp", hidden, residual),
         ("y_mlp", hidden, dtype),
         ("rstd_mlp", (R,), F32),
         ("gate_up", (R, 2 * c.intermediate_size), dtype),
@@ -65,12 +66,16 @@ def activation_table(config, batch, length, dtype, logits, training, recompute="
         shared = not training or name in RECOMPUTED[recompute]
         for layer in ["all"] if shared else range(c.num_layers):
             rows.append(Buffer(f"{layer}.{name}", shape, kind, "saved"))
-    rows += [Buffer("s_final", hidden, dtype, "saved"), Buffer("y_final", hidden, dtype, "saved"),
+    rows += [Buffer("s_final", hidden, residual, "saved"),
+             Buffer("y_final", hidden, dtype, "saved"),
              Buffer("rstd_final", (R,), F32, "saved"), Buffer("branch", hidden, dtype, "scratch"),
              Buffer("logits", logits_shape(R, c.vocab_size, logits), logits.dtype, "loss"),
              Buffer("answers", (min(R, ANSWER_ROWS), c.vocab_size), F32, "loss")]
     if training:
-        rows += [Buffer(name, hidden, dtype, "scratch") for name in ("d_residual", "d_hidden")]
+        rows += [Buffer("d_residual", hidden, residual, "scratch"),
+                 Buffer("d_hidden", hidden, dtype, "scratch")]
+        if residual != dtype:  # d_residual as the products of a layer read it
+            rows.append(Buffer("d_branch", hidden, dtype, "layer"))
         rows += [Buffer(name, shape, kind, "layer") for name, shape, kind in (
             ("d_o", (B, T, c.num_heads, c.head_dim), dtype),
             ("d_qkv", (B, T, heads, c.head_dim), dtype),

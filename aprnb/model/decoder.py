@@ -128,7 +128,7 @@ class Decoder:
     def _mlp_backward(self, w, a, g, accumulate):
         ops, acts = self.ops, self.acts
         ops.swiglu_linear_backward(acts["d_gate_up"], acts["d_act"], g("mlp.down_proj.weight"),
-                                   acts["d_residual"], a("gate_up"), a("act"),
+                                   self._branch_gradient(), a("gate_up"), a("act"),
                                    w("mlp.down_proj.weight"), accumulate)
         ops.linear_backward(acts["d_hidden"], g("gate_up.weight"), None, acts["d_gate_up"],
                             a("y_mlp"), w("gate_up.weight"), accumulate)
@@ -137,8 +137,8 @@ class Decoder:
         ops, acts = self.ops, self.acts
         d_o, d_qkv = acts["d_o"], acts["d_qkv"]
         ops.linear_backward(self._flat(d_o), g("self_attn.o_proj.weight"), None,
-                            acts["d_residual"], self._flat(a("o")), w("self_attn.o_proj.weight"),
-                            accumulate)
+                            self._branch_gradient(), self._flat(a("o")),
+                            w("self_attn.o_proj.weight"), accumulate)
         ops.attention_backward(d_qkv, acts["delta"], d_o, a("qkv"), a("o"), a("lse"))
         if self.config.qkv_bias:
             ops.rope_backward_bias(d_qkv, g("qkv.bias"), self.cos, self.sin, self.heads,
@@ -147,6 +147,16 @@ class Decoder:
             ops.rope_backward(d_qkv, self.cos, self.sin, self.heads)
         ops.linear_backward(acts["d_hidden"], g("qkv.weight"), None, self._flat(d_qkv),
                             a("y_attn"), w("qkv.weight"), accumulate)
+
+    def _branch_gradient(self):
+        """The gradient of the branch that was added last: that of the residual stream, which in
+        another type than the weights is converted to theirs first."""
+        acts = self.acts
+        if "d_branch" not in acts:
+            return acts["d_residual"]
+        flat = (acts["d_residual"].size,)
+        self.ops.convert(acts["d_branch"].reshape(flat), acts["d_residual"].reshape(flat))
+        return acts["d_branch"]
 
     # ------------------------------------------------------------ views
 

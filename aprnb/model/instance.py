@@ -1,7 +1,7 @@
 """A model in memory: weights in arenas on a backend, ready to be run through decoders."""
 import numpy as np
 
-from ..dtypes import F32
+from ..dtypes import F32, PRECISIONS
 from ..errors import LoadError, NonFiniteError
 from .activations import activation_table
 from .decoder import Decoder
@@ -106,7 +106,8 @@ class Model:
     def activation_plan(self, batch, length, training, recompute="none"):
         """What a decoder of this size would allocate."""
         return plan(activation_table(self.config, batch, length, self.backend.dtype,
-                                     self.backend.logits, training, recompute))
+                                     self.backend.logits, training, recompute,
+                                     PRECISIONS[self.backend.residual]))
 
     def _rope_table(self, length):
         if length not in self._rope:

@@ -60,7 +60,8 @@ def preflight(model, window):
     truth = _trace(model.twin(open_backend("cpu", "fp32")), window)
     peer = truth
     if model.backend.precision != "fp32":
-        peer = _trace(model.twin(open_backend("cpu", model.backend.precision)), window)
+        same = open_backend("cpu", model.backend.precision, residual=model.backend.residual)
+        peer = _trace(model.twin(same), window)
     rows = [(name, departure(got[name], truth[name]), _limit(model, peer[name], truth[name]))
             for name in truth]
     report = _report(model, rows, got["loss"], truth["loss"], len(window) - 1)

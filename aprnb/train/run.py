@@ -151,13 +151,14 @@ def _allocate(plan, source, data):
 
 
 def _model(plan, source):
-    """Model on its device; the plan learns which device and precision auto stood for."""
+    """Model on its device; the plan learns what auto stood for."""
     settings = plan.settings
-    backend = open_backend(settings.device, settings.precision, settings.kernels)
-    plan.fix("chosen" if settings.device == "auto" else plan.origins["device"],
-             device=backend.name)
-    plan.fix("chosen" if settings.precision == "auto" else plan.origins["precision"],
-             precision=backend.precision)
+    backend = open_backend(settings.device, settings.precision, settings.kernels,
+                           settings.residual)
+    for name, value in (("device", backend.name), ("precision", backend.precision),
+                        ("residual", backend.residual)):
+        asked = getattr(settings, name)
+        plan.fix("chosen" if asked == "auto" else plan.origins[name], **{name: value})
     if source.opened:
         return Model.from_file(source.opened, backend)
     return Model.random(source.config, backend, settings.seed)

@@ -45,6 +45,8 @@ class Settings:
 
     device: str = "auto"
     precision: str = "auto"
+    residual: str = "auto"
+    """Precision of the residual stream and its gradient; auto: that of everything else."""
     kernels: str = "auto"
     """Which kernels of a GPU; a name that cannot serve is an error."""
 
@@ -146,12 +148,12 @@ BOUNDS = {"lr": (1e-30, 1e30), "eps": (1e-30, 1.0), "weight_decay": (1e-12, 1e3)
           "grad_clip": (1e-12, 1e6), "target_val_loss": (LOSS_FLOOR_NATS, 1e6),
           "max_epoch0_loss": (LOSS_FLOOR_NATS, 1e6)}
 OFF_AT_0 = ("weight_decay", "grad_clip")
-AUTOMATIC = ("device", "precision")
+AUTOMATIC = ("device", "precision", "residual")
 PATHS = ("init", "arch", "tokenizer")
 PLACES = ("dataset", "val_shard", "run_dir", "init", "tokenizer")
-CHOICES = {"mode": MODES, "precision": ("auto", *PRECISIONS), "kernels": KERNELS,
-           "recompute": tuple(RECOMPUTED), "schedule": SHAPES,
-           "decay_on": ("matrices", "all"), "order": ("shuffled", "sequential"),
+CHOICES = {"mode": MODES, "precision": ("auto", *PRECISIONS),
+           "residual": ("auto", *PRECISIONS), "kernels": KERNELS, "recompute": tuple(RECOMPUTED),
+           "schedule": SHAPES, "decay_on": ("matrices", "all"), "order": ("shuffled", "sequential"),
            "preflight": ("auto", "off"), "on_nonfinite": ("skip", "stop")}
 EDITED = ("it was edited or is of another version: put it back, or start a new run with --init and "
           "the newest checkpoint")
