@@ -102,3 +102,12 @@ def test_misfits_are_named():
     assert misfit(blank((4, 8), BF16), blank((3, 8), BF16), ids) is None
     assert "float32" in misfit(blank((4, 8), F32), blank((3, 8), F32), ids)
     assert "16 bytes" in misfit(blank((3, 12), F32), blank((4, 12), BF16), ids, True)
+
+
+def test_a_small_multiprocessor_leaves_the_sort_to_the_portable_kernel(monkeypatch):
+    """Compute capability 8.6, 8.9 and 12.0 give a block 99 KB; the sort has 128 KB of keys."""
+    from aprnb.kernels.sm80 import embedding
+    arguments = (blank((3, 16), F32), blank((4, 16), BF16), np.zeros(4, np.int32), True)
+    for kbytes, served in ((99, False), (163, True), (227, True)):
+        monkeypatch.setattr(embedding, "shared_memory", lambda: kbytes << 10)
+        assert (embedding.misfit(*arguments) is None) is served

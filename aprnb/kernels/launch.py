@@ -107,6 +107,12 @@ def multiprocessors():
     return cuda.get_current_device().MULTIPROCESSOR_COUNT
 
 
+@cache
+def shared_memory():
+    """Bytes of shared memory that a block can have at most: 99 KB on consumers' cards."""
+    return cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+
+
 def address(array):
     """The device address of an array; integers stand for themselves, None for 0."""
     if array is None or isinstance(array, int):

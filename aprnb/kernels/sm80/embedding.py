@@ -20,6 +20,7 @@ and about 8 us to sort.
 import numpy as np
 
 from ..cuda import cuda, device, kernel
+from ..launch import shared_memory
 from ..ptx.barrier import overlap_previous
 from ..ptx.gather import RECORD, load_record, make_gather, make_load_integers, store_record
 from ..ptx.scalar import fence_gpu, increment, load_i32, store_release
@@ -316,4 +317,9 @@ def misfit(*arguments):
     dtable, dy = arguments[:2]
     if dtable.shape[0] > TABLE_ROWS:
         return f"a table of {dtable.shape[0]} rows, these kernels tell {TABLE_ROWS} apart"
-    return misfit_of_rows(dy, kinds=tuple(SUMS))
+    return misfit_of_rows(dy, kinds=tuple(SUMS)) or _misfit_of_sort()
+
+
+def _misfit_of_sort():
+    have, need = shared_memory(), embedding_places_kernel.entry.shared
+    return None if have >= need else f"{have} bytes of shared memory a block, the sort needs {need}"
