@@ -67,8 +67,8 @@ def open_backend(device="auto", precision="auto", kernels="auto", residual="auto
     """The backend for --device, --precision, --kernels and --residual; only "auto" may choose, and
     says why. The residual stream's auto is the precision; beside fp32 there is no other.
 
-    Errors: UsageError for a malformed name or a bf16 stream beside fp32, DeviceError if a GPU was asked for and none is usable,
-    or kernels that this GPU, precision or model cannot run.
+    Errors: UsageError for a malformed name or a bf16 stream beside fp32, DeviceError if a GPU was
+    asked for and none is usable, or kernels that this GPU, precision or model cannot run.
     """
     match = DEVICE.fullmatch(device)
     if not match:
@@ -87,7 +87,10 @@ def open_backend(device="auto", precision="auto", kernels="auto", residual="auto
         from .device.gpu import GpuDevice
         gpu = GpuDevice(int(match[1] or 0))
     except DeviceError as error:
-        if device != "auto" or kernels != "auto":
+        if kernels != "auto":
+            raise DeviceError(f"{error}; --kernels {kernels} asks for one, auto may choose the "
+                              "CPU") from error
+        if device != "auto":
             raise DeviceError(f"{error}; use --device cpu or auto") from error
         return _cpu(precision, f"no usable GPU ({error})", residual)
     return _cuda(gpu, precision, kernels, residual)

@@ -172,6 +172,13 @@ def test_graphs_replay_a_changing_schedule(micro):
     assert len(digests) == 1
 
 
+def test_kernels_without_a_gpu_are_an_error():
+    with pytest.raises(DeviceError, match="cuda:15: .*; --kernels sm_90 asks for one, auto may"):
+        open_backend("cuda:15", "bf16", "sm_90")
+    with pytest.raises(DeviceError, match="cuda:15: .*; use --device cpu or auto"):
+        open_backend("cuda:15")
+
+
 @pytest.mark.gpu
 def test_kernels_that_cannot_serve_are_an_error():
     with pytest.raises(DeviceError, match="precision fp32, need bf16"):

@@ -20,7 +20,7 @@ from aprnb.bench.rows import Row, geometric_mean, summary
 from aprnb.bench.turns import started
 from aprnb.config import PRESETS
 from aprnb.dtypes import BF16, F32
-from aprnb.errors import AprnbError, CheckError, NotFoundError, UsageError
+from aprnb.errors import AprnbError, CheckError, NotFoundError, StorageError, UsageError
 
 has_torch = importlib.util.find_spec("torch") is not None
 ROOT = Path(__file__).parents[1]
@@ -207,13 +207,18 @@ def test_another_peer_or_device_is_another_row(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "name,value\n1,2\n",
-                                     ",".join(record.COLUMNS) + "\ngemm,a\n"])
+                                     ",".join(record.COLUMNS) + "\ngemm,a\n",
+                                     ",".join(record.COLUMNS) + "\ngemm,a,s,x,0,,,,GPU,abc,day\n",
+                                     "\udcff\udcfe"])
 def test_a_file_that_is_no_record_is_refused_and_kept(tmp_path, content):
     path = tmp_path / "bench.csv"
-    path.write_text(content)
+    path.write_text(content, errors="surrogateescape")
     with pytest.raises(CheckError, match="bench.csv"):
         record.Record(path, "abc")
-    assert path.read_text() == content
+    assert path.read_text(errors="surrogateescape") == content
+    table = subprocess.run([sys.executable, ROOT / "tools/bench_table.py", path],
+                           capture_output=True, text=True)
+    assert table.returncode == 5 and table.stderr.count("\n") == 1
 
 
 def test_a_record_without_a_folder_is_refused_before_anything_is_measured(tmp_path):
@@ -222,6 +227,15 @@ def test_a_record_without_a_folder_is_refused_before_anything_is_measured(tmp_pa
     result = aprnb_here("bench", "step", "--record", tmp_path / "missing/bench.csv", "--device",
                         "cpu", "--preset", "tiny", "--cases", "1x8")
     assert result.returncode == 3 and result.stdout == ""
+
+
+def test_a_record_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path,
+                                                                               monkeypatch):
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr(record.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(StorageError, match="bench.csv: cannot be written: Permission denied"):
+        record.Record(tmp_path / "bench.csv", "abc")
 
 
 def test_rows_name_the_commit_and_whether_the_code_differs(tmp_path):
@@ -297,6 +311,9 @@ def test_a_case_names_what_is_not_as_usual():
     (["step", "--cases", "0x4"], 2, "16x1024, 4x512"),
     (["gemm", "--cases", "nothing"], 2, "qkv/fwd/16384"),
     (["gemm", "--device", "cpu"], 2, "--device cpu"),
+    (["gemm", "--device", "cuda:15"], 14, "this bench measures a GPU"),
+    (["gemm", "--device", "cuda:15", "--kernels", "sm_90"], 14, "this bench measures a GPU"),
+    (["step", "--device", "cuda:15"], 14, "use --device cpu or auto"),
     (["step", "--against", "torch", "--torch-python", "/nowhere/python"], 3, "/nowhere/python"),
     (["step", "--cases", "1x5000", "--preset", "tiny", "--device", "cpu"], 6, "1024 positions"),
     pytest.param(["step", "--against", "eager"], 9, "torch and transformers",
@@ -306,6 +323,11 @@ def test_what_cannot_be_measured_is_said_at_once(arguments, code, words):
     result = aprnb_here("bench", *arguments)
     assert result.returncode == code and words in result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+
+
+def test_every_bench_is_listed_with_its_whole_purpose():
+    result = aprnb_here("bench", "--help")
+    assert result.returncode == 0 and "..." not in result.stdout.replace("[ARGS]...", "")
 
 
 def test_a_worker_that_ends_is_an_error_and_leaves_no_process():

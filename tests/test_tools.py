@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TOOLS = sorted(file.name for file in (ROOT / "tools").glob("*.py")
-               if "argparse" in file.read_text())
+TOOLS = sorted(file.name for file in (ROOT / "tools").iterdir()
+               if file.is_file() and "import argparse" in file.read_text())
+SCRIPTS = sorted(file.name for file in (ROOT / "tools").iterdir()
+                 if file.is_file() and file.read_text().startswith("#!/usr/bin/env bash"))
 SETUP_CFG = "[metadata]\nname = nothing\n"
 
 
@@ -23,7 +25,7 @@ def tool(*arguments, **options):
 def test_every_tool_that_takes_arguments_is_judged():
     by_hand = [file.name for file in (ROOT / "tools").glob("*.py")
                if "sys.argv[1" in file.read_text() and file.name not in TOOLS]
-    assert by_hand == [] and len(TOOLS) >= 8
+    assert by_hand == [] and len(TOOLS) >= 8 and len(SCRIPTS) >= 6
 
 
 @pytest.mark.parametrize("name", TOOLS)
@@ -33,8 +35,47 @@ def test_help_explains_and_does_nothing(name, tmp_path):
     assert result.stderr == "" and os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_of_a_script_is_what_stands_in_its_head(name, tmp_path):
+    result = tool(ROOT / "tools" / name, "--help", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "") and f"tools/{name}" in result.stdout
+    assert os.listdir(tmp_path) == [] and not result.stdout.startswith("#")
+
+
+@pytest.mark.parametrize("arguments, code, words", [
+    (["prove_speed"], 2, "DATA OUT COMMIT"),
+    (["prove_speed", "data", "out", "commit", "nonsense"], 2, "nonsense"),
+    (["prove_on_cpu", "data"], 2, "TORCH_PYTHON"),
+    (["prove_on_gpu", "data", "out"], 2, "COMMIT"),
+    (["setup", "--nonsense"], 2, "--nonsense"),
+    (["sanitize"], 9, "compute-sanitizer"),
+    (["sanitize", "--tools", "nonsense"], 2, "memcheck"),
+    (["build_kernels", "--name", "nonsense"], 2, "nonsense"),
+    (["build_kernels", "--architecture", "sm_12"], 2, "sm_90a"),
+    (["build_kernels", "--name", "sm90_matmul_nt_plain_192*"], 7, "APRNB_CACHE"),
+    (["check_determinism.py", "--arch", "nonsense"], 2, "tiny"),
+    (["check_determinism.py", "--steps", "0"], 2, "1 or more"),
+    (["check_determinism.py", "--device", "nonsense"], 2, "cuda:N"),
+    (["check_determinism.py", "--arch", "tiny", "--length", "2048", "--device", "cpu"], 6, "1024"),
+    (["compare_loss_curve.py", "data", "-o", "out", "--steps", "1"], 2, "20 or more"),
+    (["sweep_sm80_matmul.py", "--device", "cpu"], 2, "measures a GPU"),
+    (["bench_table.py", "--bench", "nonsense"], 2, "gemm"),
+    (["bench_table.py", "no.csv"], 3, "no.csv"),
+])
+def test_a_fault_is_named_in_one_line(arguments, code, words, tmp_path):
+    (tmp_path / "file").touch()  # a folder below it cannot be made, whoever asks
+    path = ROOT / "tools" / arguments[0]
+    python = [] if arguments[0] in SCRIPTS else [sys.executable]
+    result = tool(*python, path, *arguments[1:], cwd=tmp_path,
+                  env=os.environ | {"PATH": "/usr/bin:/bin", "APRNB_CACHE": f"{tmp_path}/file/x"})
+    last = result.stderr.splitlines()[-1]
+    assert result.returncode == code and "error: " in last and words in last, result.stderr
+    assert "Traceback" not in result.stderr and result.stdout == ""
+
+
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed")
-@pytest.mark.parametrize("arguments", [["make_reference.py", "model", "tokens", "-o", "out"],
+@pytest.mark.parametrize("arguments", [["compare_loss_curve.py", "dataset", "-o", "out"],
+                                       ["make_reference.py", "model", "tokens", "-o", "out"],
                                        ["check_export.py", "source", "export"]])
 def test_a_missing_framework_is_named_in_one_line(arguments, tmp_path):
     result = tool(sys.executable, ROOT / "tools" / arguments[0], *arguments[1:], cwd=tmp_path)

@@ -7,10 +7,10 @@ One table for each device and group of cases, with the geometric mean of its rat
 is better. Memory and start-up are listed but are no part of a mean.
 """
 import argparse
-import csv
 import math
-import sys
 from pathlib import Path
+
+from endings import end
 
 ROOT = Path(__file__).parents[1]
 HEAD = ("case", "ours", "spread", "peer", "its value", "ratio", "commit", "date")
@@ -27,12 +27,15 @@ def main():
                    help="table of rows (default evidence/bench.csv)")
     p.add_argument("--bench", help="only this one")
     args = p.parse_args()
-    if not args.file.is_file():
-        print(f"error: {args.file}: no such file; `aprnb bench --help` says how it is made",
-              file=sys.stderr)
-        return 3
-    with open(args.file, newline="") as file:
-        rows = [r for r in csv.DictReader(file) if args.bench in (None, r["bench"])]
+    from aprnb.bench.record import read
+    from aprnb.errors import NotFoundError, UsageError
+    if not args.file.exists():
+        raise NotFoundError(f"{args.file}: no such file; `aprnb bench --help` says how it is made")
+    rows = read(args.file)
+    benches = list(dict.fromkeys(r["bench"] for r in rows))
+    if args.bench not in (None, *benches):
+        raise UsageError(f"--bench {args.bench}: {args.file} has {', '.join(benches) or 'no rows'}")
+    rows = [r for r in rows if args.bench in (None, r["bench"])]
     print("\n\n".join(table(title, own) for title, own in grouped(rows).items()))
     return 0
 
@@ -73,4 +76,4 @@ def number(text):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main)

@@ -2,28 +2,28 @@
 """Train twice from the same weights on the same batches: is every byte the same?
 
     tools/check_determinism.py [--arch qwen2.5-0.5b] [--steps 50] [--batch 4] [--length 512]
+        [--device cuda]
 
 Random tokens. Prints the SHA-256 of weights, moments and step after each run; exit status 1 if they
 differ.
 """
 import argparse
 import hashlib
-import sys
-from pathlib import Path
 
-import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from endings import end
 
 
 def main():
+    from aprnb.config import PRESETS
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--arch", default="qwen2.5-0.5b")
-    p.add_argument("--steps", type=int, default=50)
-    p.add_argument("--batch", type=int, default=4)
-    p.add_argument("--length", type=int, default=512)
-    p.add_argument("--device", default="cuda")
+    p.add_argument("--arch", default="qwen2.5-0.5b", choices=PRESETS, help="default qwen2.5-0.5b")
+    p.add_argument("--steps", type=int, default=50, help="optimiser steps (default 50)")
+    p.add_argument("--batch", type=int, default=4, help="sequences of a step (default 4)")
+    p.add_argument("--length", type=int, default=512, help="tokens of a sequence (default 512)")
+    p.add_argument("--device", default="cuda", help="auto, cpu, cuda (default) or cuda:N")
     args = p.parse_args()
+    if min(args.steps, args.batch, args.length) < 1:
+        p.error("--steps, --batch and --length: need 1 or more")
     digests = [train(args) for _ in range(2)]
     print("\n".join(digests))
     print("equal bytes" if digests[0] == digests[1] else "DIFFERENT BYTES")
@@ -32,6 +32,7 @@ def main():
 
 def train(args):
     """SHA-256 of everything that the next step would depend on."""
+    import numpy as np
     from aprnb.backend import open_backend
     from aprnb.config import PRESETS
     from aprnb.model.instance import Model
@@ -49,4 +50,4 @@ def train(args):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main)

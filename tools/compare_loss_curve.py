@@ -10,29 +10,30 @@ the last EVERY, differ by more than LIMIT at any EVERY-th step. Needs torch and 
 """
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
+from endings import end
 from frameworks import AutoModelForCausalLM, require, torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 EVERY, LIMIT = 20, 0.01
 RATE, WARMUP, DECAY, BETAS = 3e-4, 20, 0.1, (0.9, 0.95)
 
 
 def main():
+    from aprnb.config import PRESETS
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("dataset", help="folder of token shards")
     p.add_argument("-o", "--output", required=True, help=".json that is written")
-    p.add_argument("--arch", default="qwen2.5-0.5b")
-    p.add_argument("--steps", type=int, default=200)
-    p.add_argument("--batch", type=int, default=4)
-    p.add_argument("--length", type=int, default=512)
-    p.add_argument("--device", default="cuda")
+    p.add_argument("--arch", default="qwen2.5-0.5b", choices=PRESETS, help="default qwen2.5-0.5b")
+    p.add_argument("--steps", type=int, default=200, help="optimiser steps (default 200)")
+    p.add_argument("--batch", type=int, default=4, help="sequences of a step (default 4)")
+    p.add_argument("--length", type=int, default=512, help="tokens of a sequence (default 512)")
+    p.add_argument("--device", default="cuda", help="of both sides: cpu, cuda (default) or cuda:N")
     args = p.parse_args()
+    if args.steps < EVERY or min(args.batch, args.length) < 1:
+        p.error(f"--steps: need {EVERY} or more, --batch and --length 1 or more")
     require()
-    from aprnb.config import PRESETS
     config, data = PRESETS[args.arch], batches(args)
     ours, weights = train_here(config, data, args)
     theirs = train_torch(config, data, weights, args)
@@ -118,4 +119,4 @@ def compare(step, ours, theirs):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main)

@@ -7,7 +7,8 @@ One line a product of `aprnb bench gemm`: TFLOP/s of every variant, best first, 
 of the rounds; variants take turns without a pause.
 """
 import argparse
-import sys
+
+from endings import end  # first: it knows where the package lies
 
 from aprnb.bench.cases import products, select
 from aprnb.bench.gpu import Arrays, GpuClock, open_gpu, sets_beyond_cache
@@ -60,4 +61,4 @@ def lap_of(device, layout, operands, kernel):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main)

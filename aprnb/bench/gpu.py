@@ -11,7 +11,7 @@ import numpy as np
 
 from ..backend import open_backend
 from ..dtypes import BF16, F32
-from ..errors import UsageError
+from ..errors import DeviceError, UsageError
 from ..kernels.choice import ROOMS, Choice
 from ..kernels.cuda import copy_in, cuda
 from .timing import Contestant, contest, time_of
@@ -29,7 +29,12 @@ def open_gpu(name, kernels):
     """
     if not name.startswith("cuda"):
         raise UsageError(f"--device {name}: this bench measures a GPU; use cuda or cuda:N")
-    return open_backend(name, "bf16", kernels)
+    try:
+        return open_backend(name, "bf16", kernels)
+    except DeviceError as error:
+        if isinstance(error.__cause__, DeviceError):  # its own words: no advice to use the CPU
+            raise DeviceError(f"{error.__cause__}; this bench measures a GPU") from error
+        raise
 
 
 def kernels_of(module, table, asked, capability):

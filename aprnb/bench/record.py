@@ -7,15 +7,19 @@ import csv
 import datetime
 import importlib.metadata
 import io
+import math
 import subprocess
+import tempfile
 from pathlib import Path
 
-from ..errors import CheckError, UsageError
+from ..errors import CheckError, StorageError, UsageError
 from ..formats.atomic import refuse_existing, write_text
 from .timing import median, spread
 
 COLUMNS = ("bench", "case", "unit", "ours", "spread", "peer", "peer_value", "ratio", "device",
            "commit", "date")
+NUMBERS = ("ours", "spread", "peer_value", "ratio")
+OF_A_PEER = NUMBERS[2:]  # empty where nothing was beside ours
 KEY = ("bench", "case", "peer", "device")
 PACKAGES = ("aprnb", "numpy", "numba", "numba-cuda", "cuda-bindings", "torch", "transformers")
 CHECKOUT = Path(__file__).parents[2]
@@ -25,10 +29,16 @@ class Record:
     """Where rows go, and what they all say about this run."""
 
     def __init__(self, path, commit=None):
-        """Errors: CheckError if `path` is no such table, UsageError if no commit is known."""
+        """Errors: CheckError if `path` is no such table, StorageError if its folder takes no file,
+        UsageError if no commit is known."""
         self.path = Path(path)
         refuse_existing(self.path, force=True)
         read(self.path)
+        try:
+            tempfile.TemporaryFile(dir=self.path.parent).close()
+        except OSError as error:
+            raise StorageError(f"{self.path}: cannot be written: {error.strerror}; choose another "
+                               "folder") from error
         self.commit = commit or commit_of(CHECKOUT)
         if not self.commit:
             raise UsageError("--record: this is no git checkout; say with --commit which code runs")
@@ -64,16 +74,31 @@ def read(path):
     """The rows of a table as dicts of text; none where there is no file yet."""
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
-        if table.fieldnames is None or tuple(table.fieldnames) != COLUMNS:
-            raise CheckError(f"{path}: not a table of benches: its first line is "
-                             f"{table.fieldnames}, need {','.join(COLUMNS)}; choose another file")
-        rows = list(table)
-    broken = next((i for i, row in enumerate(rows, 2) if None in row or None in row.values()), None)
-    if broken:
-        raise CheckError(f"{path}: line {broken} has not {len(COLUMNS)} columns; repair it first")
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            table = csv.DictReader(file)
+            if table.fieldnames is None or tuple(table.fieldnames) != COLUMNS:
+                raise CheckError(f"{path}: not a table of benches: its first line is "
+                                 f"{table.fieldnames}, need {','.join(COLUMNS)}; choose another "
+                                 "file")
+            rows = list(table)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CheckError(f"{path}: not a table of benches: {error}; choose another file") from error
+    for i, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise CheckError(f"{path}: line {i} has not {len(COLUMNS)} columns; repair it first")
+        wrong = [name for name in NUMBERS if not _is_number(row[name], name in OF_A_PEER)]
+        if wrong:
+            raise CheckError(f"{path}: line {i}: {wrong[0]} {row[wrong[0]]!r} is no number; repair "
+                             "it first")
     return rows
+
+
+def _is_number(text, may_be_empty):
+    try:
+        return math.isfinite(float(text)) if text else may_be_empty
+    except ValueError:
+        return False
 
 
 def text(rows):

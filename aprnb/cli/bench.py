@@ -16,8 +16,6 @@ def epilog(*examples):
     return "\b\nExamples:\n" + "\n".join(f"  aprnb bench {e}" for e in examples) + "\n" + CODES
 
 
-CASES = click.option("--cases", default="*", show_default=True, metavar="GLOB,...",
-                     help="Names of cases, such as gate_up/*/16384; see the examples.")
 ROUNDS = click.option("--rounds", default=5, show_default=True, type=click.IntRange(1),
                       help="Turns that every contestant takes, after one to warm up.")
 RECORD = click.option("--record", metavar="FILE.csv",
@@ -34,11 +32,16 @@ KERNELS = click.option("--kernels", default="auto", show_default=True,
                        help="Which of our kernels; auto: the first of these that the GPU runs.")
 
 
-def reports(command):
-    """Options that every bench has."""
-    for option in (JSON, COMMIT, RECORD, ROUNDS, CASES):
-        command = option(command)
-    return command
+def reports(example):
+    """Options that every bench has; --cases with an example."""
+    cases = click.option("--cases", default="*", show_default=True, metavar="GLOB,...",
+                         help=f"Which, such as {example}; what matches nothing lists all names.")
+
+    def add(command):
+        for option in (JSON, COMMIT, RECORD, ROUNDS, cases):
+            command = option(command)
+        return command
+    return add
 
 
 @click.group(epilog=epilog("gemm --against torch --record evidence/bench.csv",
@@ -47,42 +50,46 @@ def bench():
     """Measure products, attention, memory-bound ops and whole training steps."""
 
 
-@bench.command(epilog=epilog("gemm --against torch --record evidence/bench.csv",
+@bench.command(short_help="Products of a model's layers in TFLOP/s, beside cuBLAS.",
+               epilog=epilog("gemm --against torch --record evidence/bench.csv",
                              "gemm --cases '*/dgrad/2048,cube/*' --kernels sm_80 --json"))
 @AGAINST
 @KERNELS
 @GPU
-@reports
+@reports("'gate_up/*/16384'")
 def gemm(against, kernels, device, cases, rounds, **output):
     """bfloat16 products of the Qwen2.5-0.5B layers in TFLOP/s, against cuBLAS."""
     from ..bench.gemm import measure
     publish("gemm", output, lambda: measure(cases, rounds, against, device, kernels))
 
 
-@bench.command(epilog=epilog("attention --against torch --record evidence/bench.csv",
+@bench.command(short_help="Attention in TFLOP/s, beside cuDNN and flash kernels.",
+               epilog=epilog("attention --against torch --record evidence/bench.csv",
                              "attention --cases 'bwd/128/*' --json"))
 @AGAINST
 @KERNELS
 @GPU
-@reports
+@reports("'fwd/64/*'")
 def attention(against, kernels, device, cases, rounds, **output):
     """Causal grouped-query attention in TFLOP/s, against SDPA's flash and cuDNN kernels."""
     from ..bench.attention import measure
     publish("attention", output, lambda: measure(cases, rounds, against, device, kernels))
 
 
-@bench.command(epilog=epilog("memory --record evidence/bench.csv",
+@bench.command(short_help="Memory-bound ops in GB/s, beside a copy.",
+               epilog=epilog("memory --record evidence/bench.csv",
                              "memory --cases 'swiglu*,adamw/all' --json"))
 @KERNELS
 @GPU
-@reports
+@reports("'swiglu*'")
 def memory(kernels, device, cases, rounds, **output):
     """Norms, element-wise ops, embedding, loss and AdamW in GB/s, against a copy."""
     from ..bench.memory import measure
     publish("memory", output, lambda: measure(cases, rounds, device, kernels))
 
 
-@bench.command(epilog=epilog("step --against torch --record evidence/bench.csv",
+@bench.command(short_help="Training steps in tokens/s, beside PyTorch.",
+               epilog=epilog("step --against torch --record evidence/bench.csv",
                              "step --cases 2x64 --preset tiny --device cpu --json"))
 @click.option("--against", default="none", show_default=True,
               type=click.Choice(["none", "torch", "eager"]),
@@ -100,11 +107,11 @@ def memory(kernels, device, cases, rounds, **output):
 @click.option("--device", default="cuda", show_default=True, metavar="NAME",
               help="cpu, cuda or cuda:N.")
 @precision()
-@reports
+@reports("8x2048,4x512 (sequences x tokens)")
 def step(against, preset, recompute, residual, torch_python, device, precision, cases, rounds,
          **output):
-    """Training steps in tokens/s, peak memory and seconds to the first step; sizes such as 8x2048
-    (sequences x tokens) may be given as --cases."""
+    """Training steps in tokens/s, peak memory and seconds to the first step; --cases also takes
+    sizes that are no standard ones."""
     from ..bench.step import measure
     publish("step", output, lambda: measure(cases, rounds, against, device, precision,
                                             residual, preset, recompute, torch_python))
