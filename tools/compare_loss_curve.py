@@ -41,7 +41,7 @@ def main():
     for row in rows:
         print("step {step:4d}  single {ours:.4f} {theirs:.4f} ({single:+.3%})  mean of the last "
               "{every} {mean_ours:.4f} {mean_theirs:.4f} ({mean:+.3%})".format(**row))
-    worst = max(max(abs(row["single"]), abs(row["mean"])) for row in rows)
+    worst = float(np.max(np.abs([[row["single"], row["mean"]] for row in rows])))  # keeps a NaN
     report = {"worst": worst, "limit": LIMIT, "settings": vars(args), "rows": rows, "ours": ours,
               "theirs": theirs}
     Path(args.output).write_text(json.dumps(report, indent=1) + "\n")

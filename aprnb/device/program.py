@@ -38,8 +38,10 @@ class Program:
             stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
         try:
             self.body()
-        finally:
-            graph = _checked(driver.cuStreamEndCapture(stream))
+        except BaseException:
+            driver.cuStreamEndCapture(stream)  # its own complaint would hide the reason
+            raise
+        graph = _checked(driver.cuStreamEndCapture(stream))
         executable = _checked(driver.cuGraphInstantiate(graph, 0))
         _checked(driver.cuGraphDestroy(graph))
         return executable

@@ -25,6 +25,8 @@ store_shared_f32 = ptx("st.shared.f32 [$0], $1;", none, u32, f32)
 load_acquire = ptx("ld.acquire.gpu.global.u32 $0, [$1];", u32, u64)
 store_release = ptx("st.release.gpu.global.u32 [$0], $1;", none, u64, u32)
 increment = ptx("atom.add.acq_rel.gpu.global.u32 $0, [$1], 1;", u32, u64)  # returns the old value
+# old value; the counter goes from `b` back to 0
+increment_cyclic = ptx("atom.inc.acq_rel.gpu.global.u32 $0, [$1], $2;", u32, u64, u32)
 fence_gpu = ptx("fence.acq_rel.gpu;", none)
 
 # lane 0's value for the whole warp: tells the compiler that it is uniform

@@ -17,7 +17,7 @@ import numpy as np
 from ..cuda import device
 from ..ptx import barrier as bar
 from ..ptx import tma
-from ..ptx.scalar import fence_gpu, increment, load_acquire
+from ..ptx.scalar import fence_gpu, increment_cyclic, load_acquire
 from ..ptx.swiglu import make_shared_pairs, make_stage_pairs, make_swiglu
 from ..ptx.tiles import make_add_columns, make_partials, make_stage, make_store
 
@@ -73,7 +73,10 @@ def make_writer(columns, epilogue, f32, g):
         """One chunk of the columns, when buffers are fewer than chunks: they take turns."""
         if chunk < chunks:
             if t == 0:
-                wait_one()
+                if chunk == 0:
+                    wait_all()  # of the last tile, which may have ended on any buffer
+                else:
+                    wait_one()
             bar.named_sync(1 + w, 128)  # the buffer is free for all
             stage(acc, chunk, mine + chunk % buffers * chunk_bytes)
             bar.fence_async_shared()
@@ -192,11 +195,13 @@ def make_part_writer(columns, epilogue, f32, parts, cluster, g):
     put, gather = make_partials(columns // 2, parts)
     store = make_store(32, epilogue == "add", bfloat16=not f32)
     part_bytes, size = g.part_bytes, 4 if f32 else 2
+    last = parts * (2 ** 31 // parts) - 1  # of a counter's values
 
     @device
     def write_part(acc, c, scratch, counters, pitch, M, N, m0, n0, t, w, who, part, loose):
         """Meet the other parts of warpgroup `who`'s tile half, then store every `parts`-th 32
-        columns of the sum. Counters only grow: the meeting is over at the next multiple."""
+        columns of the sum. Nobody resets a counter: it goes round, and the meeting is over when it
+        enters the next `parts` of its values."""
         mine = scratch + who * part_bytes + t * 16
         step = loose * cluster * 2 * part_bytes
         put(acc, mine + part * step)
@@ -204,8 +209,8 @@ def make_part_writer(columns, epilogue, f32, parts, cluster, g):
         bar.named_sync(1 + w, 128)  # this part stands, all of it
         if t == 0:
             counter = counters + who * 4
-            goal = (np.int64(increment(counter)) // parts + 1) * parts
-            while np.int64(load_acquire(counter)) < goal:
+            meeting = np.int64(increment_cyclic(counter, last)) // parts
+            while np.int64(load_acquire(counter)) // parts == meeting:
                 pass
         bar.named_sync(1 + w, 128)  # all parts stand
         row = m0 + 16 * (t >> 5) + ((t & 31) >> 2)
