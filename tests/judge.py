@@ -16,6 +16,8 @@ from tolerance import BF16, F32, assert_agrees
 
 GUARD = 64  # elements before and behind: keeps 16-byte alignment in every type
 DTYPES = pytest.mark.parametrize("dtype", [F32, BF16], ids=["f32", "bf16"])
+STREAMS = pytest.mark.parametrize("dtype, residual", [(F32, F32), (BF16, BF16), (BF16, F32)],
+                                  ids=["f32", "bf16", "bf16-f32"])  # storage, residual stream
 
 
 def lanes(small, real=()):

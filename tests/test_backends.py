@@ -29,8 +29,8 @@ WIDE = ModelConfig("qwen2", 192, 3, 14, 2, 64, 328, 1009, 256, 1e6, 1e-6, True)
 LIMITS = {"fp32": 2e-5, "bf16": 0.06}
 
 
-def side(config, device, precision, batch, length, kernels="auto", **more):
-    model = Model.random(config, open_backend(device, precision, kernels), seed=0)
+def side(config, device, precision, batch, length, kernels="auto", residual="auto", **more):
+    model = Model.random(config, open_backend(device, precision, kernels, residual), seed=0)
     return Trainer(model, batch, None, length, OptimiserSettings(weight_decay=0.1), **more)
 
 
@@ -41,12 +41,13 @@ def batches(config, batch, length, count):
         yield window[:, :-1].copy(), window[:, 1:].copy()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision, residual", [("fp32", "fp32"), ("bf16", "bf16"),
+                                                 ("bf16", "fp32")])
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
 @pytest.mark.parametrize("lane", LANES)
-def test_every_gradient_tensor(lane, family, precision):
+def test_every_gradient_tensor(lane, family, precision, residual):
     config, batch, length = CONFIGS[lane][family]
-    ours = side(config, "cuda", precision, batch, length)
+    ours = side(config, "cuda", precision, batch, length, residual=residual)
     twin = side(config, "cpu", "fp32", batch, length)
     inputs, targets = next(batches(config, batch, length, 1))
     loss, norm = ours.gradients(inputs, targets)
@@ -134,9 +135,10 @@ def test_greedy_text_is_the_oracles():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kernels", ["sm_90", "sm_80", "portable"])
-@pytest.mark.parametrize("recompute", ["none", "ffn", "block"])
-def test_every_room_computes_the_same_gradients(kernels, recompute):
-    ours = side(WIDE, "cuda", "bf16", 3, 131, kernels, recompute=recompute)
+@pytest.mark.parametrize("recompute, residual", [("none", "bf16"), ("ffn", "bf16"),
+                                                 ("block", "bf16"), ("block", "fp32")])
+def test_every_room_computes_the_same_gradients(kernels, recompute, residual):
+    ours = side(WIDE, "cuda", "bf16", 3, 131, kernels, residual, recompute=recompute)
     twin = side(WIDE, "cpu", "fp32", 3, 131)
     inputs, targets = next(batches(WIDE, 3, 131, 1))
     for _ in range(3):  # kernel by kernel, while it is captured, and as a graph

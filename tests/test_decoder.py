@@ -4,6 +4,8 @@ import pytest
 
 from aprnb.backend import Logits, open_backend
 from aprnb.config import ModelConfig, RopeScaling
+from aprnb.dtypes import PRECISIONS
+from aprnb.errors import UsageError
 from aprnb.model.activations import activation_table
 from aprnb.model.decoder import Decoder
 from aprnb.model.instance import Model
@@ -110,6 +112,30 @@ def test_evaluation_buffers_shared_by_layers_give_the_training_loss():
         decoder.forward(ids)
         losses.append(decoder.losses(ids[::-1].copy()).copy())
     np.testing.assert_array_equal(*losses)
+
+
+def test_a_float32_residual_stream_rounds_less():
+    """bfloat16 beside it: loss and gradients are nearer to the float32 model's."""
+    ids = np.random.default_rng(0).integers(0, QWEN.vocab_size, (8, 17)).astype(np.int32)
+    runs = {}
+    for precision, residual in (("fp32", "fp32"), ("bf16", "bf16"), ("bf16", "fp32")):
+        backend = open_backend("cpu", precision, residual=residual)
+        deep = QWEN.with_(num_layers=12)
+        trainer = Trainer(Model.random(deep, backend, seed=0), 8, 4, 16, OptimiserSettings())
+        assert trainer.decoder.acts["11.s_mlp"].dtype == PRECISIONS[residual]
+        trainer.gradients(ids[:, :-1].copy(), ids[:, 1:].copy())
+        runs[precision, residual] = trainer.g, trainer.decoder.acts["y_final"].astype(np.float32)
+    for want, rounded, wide in zip(*runs.values()):
+        error, narrower = (float(np.linalg.norm(x - want)) for x in (rounded, wide))
+        assert narrower < 0.8 * error
+
+
+def test_a_bfloat16_stream_beside_float32_is_refused():
+    for precision in ("fp32", "auto"):
+        with pytest.raises(UsageError, match="--residual bf16: with precision fp32"):
+            open_backend("cpu", precision, residual="bf16")
+    assert open_backend("cpu", "auto").residual == "fp32"
+    assert open_backend("cpu", "bf16").residual == "bf16"
 
 
 def test_overfits_one_batch():

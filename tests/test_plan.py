@@ -14,8 +14,9 @@ HALF_GIGA = Logits(BF16, 1 << 28, 256, 8)
 
 
 @pytest.mark.parametrize("recompute", RECOMPUTED)
-def test_only_the_loss_and_a_layers_backward_pass_share_memory(recompute):
-    table = activation_table(PRESETS["tiny"], 3, 40, BF16, HALF_GIGA, True, recompute)
+@pytest.mark.parametrize("residual", [BF16, F32], ids=str)
+def test_only_the_loss_and_a_layers_backward_pass_share_memory(recompute, residual):
+    table = activation_table(PRESETS["tiny"], 3, 40, BF16, HALF_GIGA, True, recompute, residual)
     layout = plan(table)
     for dtype in (F32, BF16):
         owner = np.full(layout.lengths[dtype], "", object)
@@ -38,6 +39,16 @@ def test_what_recomputing_saves():
     # 23 layers less of gate, up and activation: 3 x 16,384 x 4,864 values of two bytes
     assert sizes["none"] - sizes["ffn"] == pytest.approx(23 * 3 * 16384 * 4864 * 2 / 2**30)
     assert sizes["block"] < 3
+
+
+def test_what_a_float32_residual_stream_costs():
+    """Its values before and after the attention of every layer, at the end, and its gradient; what
+    the products read of that lies where the logits lay."""
+    layouts = [plan(activation_table(PRESETS["qwen2.5-0.5b"], 16, 1024, BF16,
+                                     Logits(BF16, 5 << 28, 256, 8), True, "none", residual))
+               for residual in (BF16, F32)]
+    streams = 24 * 2 + 1 + 1
+    assert layouts[1].nbytes - layouts[0].nbytes == streams * 16384 * 896 * 2
 
 
 def test_fresh_weights_do_not_depend_on_the_number_of_threads(monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 
 from aprnb.oracle.rmsnorm import (add_rmsnorm_backward, add_rmsnorm_forward, rmsnorm_backward,
                                   rmsnorm_forward)
-from judge import DTYPES, assert_gradient, blank, judge, lanes, normal, oracle_results
+from judge import STREAMS, assert_gradient, blank, judge, lanes, normal, oracle_results
 from tolerance import F32, assert_agrees
 
 SHAPES = lanes([(1, 1), (3, 17), (2, 33)], [(5, 31), (5, 32), (7, 255), (7, 257), (1024, 896)])
@@ -50,29 +50,31 @@ def test_eps_is_added_to_the_mean_square():
     assert y[1e-6][0, 0] / y[1e-5][0, 0] == pytest.approx(np.sqrt(11 / 2))
 
 
-def forward_arguments(shape, dtype, scale=1.0, eps=1e-6):
+def forward_arguments(shape, dtype, residual=None, scale=1.0, eps=1e-6):
     R, C = shape
-    return {"y": blank(shape, dtype), "rstd": blank(R, F32), "x": normal(0, shape, dtype, scale),
-            "w": normal(1, C, dtype), "eps": eps}
+    return {"y": blank(shape, dtype), "rstd": blank(R, F32),
+            "x": normal(0, shape, residual or dtype, scale), "w": normal(1, C, dtype), "eps": eps}
 
 
 @SHAPES
-@DTYPES
-def test_forward(shape, dtype):
-    judge("rmsnorm", "rmsnorm_forward", forward_arguments(shape, dtype), ("y", "rstd"))
+@STREAMS
+def test_forward(shape, dtype, residual):
+    judge("rmsnorm", "rmsnorm_forward", forward_arguments(shape, dtype, residual), ("y", "rstd"))
 
 
 @lanes([(2, 33)], [(64, 896)])
 @pytest.mark.parametrize("eps", [1e-5, 1e-6])
 def test_forward_of_small_values(shape, eps):
-    judge("rmsnorm", "rmsnorm_forward", forward_arguments(shape, F32, 1e-3, eps), ("y", "rstd"))
+    judge("rmsnorm", "rmsnorm_forward", forward_arguments(shape, F32, scale=1e-3, eps=eps),
+          ("y", "rstd"))
 
 
-def backward_arguments(shape, dtype, accumulate):
+def backward_arguments(shape, dtype, accumulate, residual=None):
     R, C = shape
-    x, w = normal(0, shape, dtype), normal(1, C, dtype)
+    residual = residual or dtype
+    x, w = normal(0, shape, residual), normal(1, C, dtype)
     rstd = (1 / np.sqrt((x.astype(F32) ** 2).mean(axis=1) + 1e-6)).astype(F32)
-    return {"dx": blank(shape, dtype), "dw": normal(2, C, F32) if accumulate else blank(C, F32),
+    return {"dx": blank(shape, residual), "dw": normal(2, C, F32) if accumulate else blank(C, F32),
             "dy": normal(3, shape, dtype), "x": x, "w": w, "rstd": rstd, "accumulate": accumulate}
 
 
@@ -83,23 +85,27 @@ def cancelling(arguments, x):
 
 
 @SHAPES
-@DTYPES
+@STREAMS
 @pytest.mark.parametrize("accumulate", [False, True])
-def test_backward(shape, dtype, accumulate):
-    arguments = backward_arguments(shape, dtype, accumulate)
+def test_backward(shape, dtype, residual, accumulate):
+    arguments = backward_arguments(shape, dtype, accumulate, residual)
     judge("rmsnorm", "rmsnorm_backward", arguments, ("dx", "dw"),
           scales=cancelling(arguments, "x"))
 
 
 @SHAPES
-@DTYPES
-def test_add_forward(shape, dtype):
+@STREAMS
+def test_add_forward(shape, dtype, residual):
+    add_forward(shape, dtype, residual)
+
+
+def add_forward(shape, dtype, residual, room=""):
     """The norm reads s as it was stored, so its truth starts from there."""
     (R, C), w = shape, normal(2, shape[1], dtype)
     got = judge("rmsnorm", "add_rmsnorm_forward", {
-        "s": blank(shape, dtype), "y": blank(shape, dtype), "rstd": blank(R, F32),
-        "x": normal(0, shape, dtype), "r": normal(1, shape, dtype), "w": w, "eps": 1e-6},
-        ("s",), free=("y", "rstd"))
+        "s": blank(shape, residual), "y": blank(shape, dtype), "rstd": blank(R, F32),
+        "x": normal(0, shape, residual), "r": normal(1, shape, dtype), "w": w, "eps": 1e-6},
+        ("s",), free=("y", "rstd"), room=room)
     norm = {"y": blank(shape, dtype), "rstd": blank(R, F32), "x": got["s"], "w": w, "eps": 1e-6}
     truth, peer = oracle_results("rmsnorm", "rmsnorm_forward", norm)
     for name in ("y", "rstd"):
@@ -107,12 +113,12 @@ def test_add_forward(shape, dtype):
 
 
 @SHAPES
-@DTYPES
+@STREAMS
 @pytest.mark.parametrize("in_place", [False, True])
-def test_add_backward(shape, dtype, in_place):
+def test_add_backward(shape, dtype, residual, in_place):
     """dx may be ds itself: the residual gradient is updated where it stands."""
-    a = backward_arguments(shape, dtype, True)
-    ds = normal(4, shape, dtype)
+    a = backward_arguments(shape, dtype, True, residual)
+    ds = normal(4, shape, residual)
     judge("rmsnorm", "add_rmsnorm_backward", {
         "dx": ds if in_place else a["dx"], "dw": a["dw"], "dy": a["dy"], "ds": ds, "s": a["x"],
         "w": a["w"], "rstd": a["rstd"], "accumulate": True}, ("dx", "dw"),

@@ -53,7 +53,9 @@ def test_defaults_are_those_of_the_interface():
     ({"weight_decay": -0.1}, "--weight-decay"), ({"grad_clip": -1.0}, "--grad-clip"),
     ({"micro_batch": 3}, "--micro-batch 3"), ({"micro_batch": 0}, "--micro-batch"),
     ({"device": "gpu"}, "--device gpu"), ({"device": "cuda:16"}, "--device cuda:16"),
-    ({"precision": "fp16"}, "--precision"), ({"schedule": "step"}, "--schedule"),
+    ({"precision": "fp16"}, "--precision"),
+    ({"residual": "fp16"}, "--residual fp16: need auto or fp32 or bf16"),
+    ({"schedule": "step"}, "--schedule"),
     ({"order": "random"}, "--order"), ({"seed": -1}, "--seed"), ({"keep": 0}, "--keep"),
     ({"patience": 0}, "--patience"), ({"target_val_loss": 0.0}, "--target-val-loss"),
     ({"arch": None}, "--init"), ({"init": "m.apr"}, "--arch"), ({"mode": "both"}, "--mode"),
@@ -80,7 +82,7 @@ def test_a_resumed_run_keeps_its_settings():
     ("lr", 2e-3), ("batch_size", 8), ("seq_length", 64), ("schedule", "linear"), ("seed", 1),
     ("beta2", 0.99), ("weight_decay", 0.0), ("decay_on", "all"), ("order", "sequential"),
     ("warmup_steps", 3), ("steps_per_epoch", 10), ("val_batches", 3), ("init", "other.apr"),
-    ("precision", "bf16"), ("micro_batch", 4), ("device", "cuda:0"),
+    ("precision", "bf16"), ("residual", "bf16"), ("micro_batch", 4), ("device", "cuda:0"),
 ])
 def test_a_setting_that_changes_the_numbers_cannot_change_on_resume(name, value):
     settings, origins = resolve(given(num_steps=50, lr=1e-3, device="cpu", precision="fp32"))
@@ -91,7 +93,7 @@ def test_a_setting_that_changes_the_numbers_cannot_change_on_resume(name, value)
 def test_same_values_and_auto_can_be_given_again_on_resume():
     settings, origins = resolve(given(lr=1e-3, device="cpu", precision="fp32"))
     again, _ = resolve_resumed({"run_dir": "r", "lr": 1e-3, "device": "auto", "precision": "auto",
-                                "arch": "./tiny"}, asdict(settings), origins)
+                                "residual": "auto", "arch": "./tiny"}, asdict(settings), origins)
     assert (again.device, again.precision, again.arch) == ("cpu", "fp32", "tiny")
 
 

@@ -7,6 +7,7 @@ from tolerance import BF16, F32
 
 # (R, C, V): one vector, an odd number of rows, more columns than threads, the real width
 SHAPES = [(1, 8, 1), (7, 8, 3), (40, 40, 11), (513, 264, 2), (33, 4096, 50), (1024, 896, 4096)]
+STREAM = pytest.mark.parametrize("residual", [BF16, F32], ids=str)
 CHUNK, SLICE = 32, 32768  # rows added one after the other; rows of a sort
 
 
@@ -36,17 +37,18 @@ def in_order(table, dy, ids):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
-def test_forward(shape):
+@STREAM
+def test_forward(shape, residual):
     R, C, V = shape
     table, ids = normal(0, (V, C), BF16), ids_of(R, V)
     got = judge("embedding", "embedding_forward",
-                {"y": blank((R, C), BF16), "table": table, "ids": ids}, ("y",), room="sm80")
-    assert got["y"].tobytes() == table[ids].tobytes()
+                {"y": blank((R, C), residual), "table": table, "ids": ids}, ("y",), room="sm80")
+    assert got["y"].tobytes() == table[ids].astype(residual).tobytes()
 
 
-def backward(shape, kind, accumulate):
+def backward(shape, kind, accumulate, residual):
     R, C, V = shape
-    ids, dy = ids_of(R, V, kind), normal(1, (R, C), BF16)
+    ids, dy = ids_of(R, V, kind), normal(1, (R, C), residual)
     start = normal(2, (V, C), F32) if accumulate else blank((V, C), F32)
     own = in_order(start if accumulate else np.zeros((V, C), F32), dy, ids)
     got = judge("embedding", "embedding_backward",
@@ -59,23 +61,26 @@ def backward(shape, kind, accumulate):
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
 @pytest.mark.parametrize("kind", ["uniform", "text", "one"])
 @pytest.mark.parametrize("accumulate", [False, True])
-def test_backward(shape, kind, accumulate):
-    backward(shape, kind, accumulate)
+@STREAM
+def test_backward(shape, kind, accumulate, residual):
+    backward(shape, kind, accumulate, residual)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", [(2048, 896, 4096), (SLICE, 16, 5000)],
                          ids=["batch-of-one", "whole-slice"])
 @pytest.mark.parametrize("kind", ["uniform", "text", "one"])
-def test_backward_with_long_runs(shape, kind):
-    backward(shape, kind, True)
+@STREAM
+def test_backward_with_long_runs(shape, kind, residual):
+    backward(shape, kind, True, residual)
 
 
 @pytest.mark.gpu
-def test_backward_in_slices():
+@STREAM
+def test_backward_in_slices(residual):
     """More rows than one sort takes: each slice is added to what the one before left."""
     R, C, V = SLICE + 333, 8, 300
-    ids, dy, start = ids_of(R, V, "text"), normal(1, (R, C), BF16), normal(2, (V, C), F32)
+    ids, dy, start = ids_of(R, V, "text"), normal(1, (R, C), residual), normal(2, (V, C), F32)
     first = in_order(start, dy[:SLICE], ids[:SLICE])
     own = in_order(first, dy[SLICE:], ids[SLICE:])
     got = judge("embedding", "embedding_backward",
@@ -99,7 +104,9 @@ def test_neighbouring_runs(lengths):
 def test_misfits_are_named():
     from aprnb.kernels.sm80.embedding import misfit
     ids = ids_of(4, 3)
-    assert misfit(blank((4, 8), BF16), blank((3, 8), BF16), ids) is None
+    for residual in (BF16, F32):
+        assert misfit(blank((4, 8), residual), blank((3, 8), BF16), ids) is None
+        assert misfit(blank((3, 8), F32), blank((4, 8), residual), ids, True) is None
     assert "float32" in misfit(blank((4, 8), F32), blank((3, 8), F32), ids)
     assert "16 bytes" in misfit(blank((3, 12), F32), blank((4, 12), BF16), ids, True)
 
