@@ -106,7 +106,6 @@ def test_misfits_are_named():
     ids = ids_of(4, 3)
     for residual in (BF16, F32):
         assert misfit(blank((4, 8), residual), blank((3, 8), BF16), ids) is None
-        assert misfit(blank((3, 8), F32), blank((4, 8), residual), ids, True) is None
     assert "float32" in misfit(blank((4, 8), F32), blank((3, 8), F32), ids)
     assert "16 bytes" in misfit(blank((3, 12), F32), blank((4, 12), BF16), ids, True)
 
