@@ -111,7 +111,7 @@ def _cuda(gpu, precision, asked, residual):
     if precision == "auto":
         precision = "bf16" if gpu.capability >= (8, 0) else "fp32"
     residual, types = _storage(precision, residual)
-    from .kernels.choice import Choice
+    from .kernels.choice import Choice, name_of
     choice = Choice(asked, gpu.capability, precision)
 
     def on_stream(op):
@@ -122,7 +122,7 @@ def _cuda(gpu, precision, asked, residual):
     best = choice.rooms[0]
     logits = Logits(F32 if best == "portable" else PRECISIONS[precision], 5 << 28, 256, 8)
     return Backend(gpu, SimpleNamespace(**ops), precision,
-                   f"{gpu.name}, {types}: {best} kernels on {gpu.description}", logits,
+                   f"{gpu.name}, {types}: {name_of(best)} kernels on {gpu.description}", logits,
                    choice.lines, residual)
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from aprnb.errors import CheckError, UsageError
-from aprnb.train.settings import (MAY_CHANGE, Settings, resolve, resolve_resumed,
+from aprnb.train.settings import (LATER, MAY_CHANGE, Settings, resolve, resolve_resumed,
                                   stored_settings)
 
 NEEDED = {"dataset": "d", "run_dir": "r"}
@@ -135,6 +135,13 @@ def test_an_edited_config_is_refused_in_the_words_of_its_keys(change, words):
     change(rows)
     with pytest.raises(CheckError, match=f"c.json: .*{re.escape(words)}.*edited"):
         stored_settings({"settings": rows}, "c.json")
+
+
+def test_a_run_from_before_a_setting_goes_on_with_its_default():
+    settings, origins = resolve(given(num_steps=50))
+    rows = {name: {"value": value, "from": origins[name]}
+            for name, value in asdict(settings).items() if name not in LATER}
+    assert stored_settings({"settings": rows}, "c.json") == (asdict(settings), origins)
 
 
 @pytest.mark.parametrize("config", [[], {}, {"settings": []}, None])

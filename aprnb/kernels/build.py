@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 
-from ..errors import AprnbError
+from ..errors import AprnbError, MissingPackageError
 from .cuda import catalogue, compile_to_ltoir
 
 SERIALISED = re.compile(r"\bC75(0[4-9]|1[0-5])\b")  # setmaxnreg ignored, wgmma serialised
@@ -41,9 +41,16 @@ class Cubin:
 def build(entry, signature, architecture):
     """Compile and link one kernel.
 
-    Errors: BuildError with the linker's report.
+    Errors: BuildError with the linker's report; MissingPackageError without a compiler.
     """
-    return assemble(entry, compile_to_ltoir(entry, signature, architecture), architecture)
+    from cuda.pathfinder import DynamicLibNotFoundError
+    try:
+        return assemble(entry, compile_to_ltoir(entry, signature, architecture), architecture)
+    except DynamicLibNotFoundError as error:
+        raise MissingPackageError(
+            f"the CUDA compiler that builds kernels is missing ({str(error).split(': ')[0]}); "
+            "try `pip install 'aprnb[cu12]'` or cu13, whichever the driver is of, or point "
+            "APRNB_KERNELS at a folder of built kernels") from error
 
 
 def assemble(entry, ltoir, architecture):

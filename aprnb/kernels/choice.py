@@ -62,12 +62,18 @@ class Choice:
         return op
 
     def lines(self):
-        """What has served so far, a line per room: "sm90: linear_forward, ..."."""
+        """What has served so far, a line per room by its name: "sm_90: linear_forward, ..."."""
         rows = {}
         for name, rooms in self.served.items():
             for room, why in rooms.items():
                 rows.setdefault(room, []).append(f"{name} ({why})" if why else name)
-        return [f"{room}: {', '.join(sorted(rows[room]))}" for room in ORDER if room in rows]
+        return [f"{name_of(room)}: {', '.join(sorted(rows[room]))}" for room in ORDER
+                if room in rows]
+
+
+def name_of(room):
+    """What --kernels calls a room."""
+    return next(name for name, r in NAMES.items() if r == room and name != "auto")
 
 
 def _unfit(room, capability, precision):

@@ -155,6 +155,7 @@ CHOICES = {"mode": MODES, "precision": ("auto", *PRECISIONS),
            "residual": ("auto", *PRECISIONS), "kernels": KERNELS, "recompute": tuple(RECOMPUTED),
            "schedule": SHAPES, "decay_on": ("matrices", "all"), "order": ("shuffled", "sequential"),
            "preflight": ("auto", "off"), "on_nonfinite": ("skip", "stop")}
+LATER = ("kernels", "recompute", "residual")  # runs begun without them go on with the defaults
 EDITED = ("it was edited or is of another version: put it back, or start a new run with --init and "
           "the newest checkpoint")
 
@@ -217,6 +218,7 @@ def stored_settings(config, where):
     if not isinstance(rows, dict):
         raise CheckError(f"{where}: holds no object \"settings\"; {EDITED}")
     known = {f.name: f.type for f in fields(Settings)}
+    rows = {name: {"value": getattr(Settings, name), "from": "default"} for name in LATER} | rows
     for name in [*known, *rows]:
         row = rows.get(name)
         if name not in known:
