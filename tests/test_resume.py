@@ -52,6 +52,20 @@ def test_interrupted_after_any_step_and_resumed(whole, after):
     assert state(base / name) == state(base / "whole")
 
 
+def test_a_float32_residual_stream_is_resumed_as_it_was(whole):
+    base, chosen = whole[0], {"precision": "bf16", "residual": "fp32"}
+    report = train(base, "stream", **chosen)
+    interrupted(base, "stream cut", 6, **chosen)
+    settings = json.loads((base / "stream cut/config.json").read_text())["settings"]
+    assert settings["residual"] == {"value": "fp32", "from": "flag"}
+    with pytest.raises(CheckError, match="--residual was fp32, now it is bf16"):
+        train(base, "stream cut", resume=True, residual="bf16")
+    assert numbers(train(base, "stream cut", resume=True)) == numbers(report)
+    assert numbers(train(base, "narrow", precision="bf16")) != numbers(report)
+    narrow = json.loads((base / "narrow/config.json").read_text())["settings"]
+    assert narrow["residual"] == {"value": "bf16", "from": "chosen"}
+
+
 def test_interrupted_again_and_again(whole):
     base, report = whole
     interrupted(base, "often", 3)
