@@ -8,8 +8,8 @@ import aprnb.oracle
 from aprnb.backend import OPS
 
 NOT_OPS = {"oracle": {"parallel", "wide"},
-           "kernels": {"attention_tiles", "block", "build", "cache", "cast", "cuda", "launch",
-                       "matmul", "memory", "ptx", "shapes", "sm80", "sm90", "tensor_maps",
+           "kernels": {"attention_tiles", "block", "build", "cache", "cast", "choice", "cuda",
+                       "launch", "matmul", "memory", "ptx", "shapes", "sm80", "sm90", "tensor_maps",
                        "workspace"}}
 
 
