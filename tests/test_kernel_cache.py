@@ -50,7 +50,8 @@ def test_a_damaged_file_counts_as_absent(disk, entry, cubin):
 
 def test_a_cache_that_cannot_be_written_is_no_error(disk, entry, cubin, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
-    assert not disk.store(entry, "f1 h1", "sm_90a", cubin)
+    with pytest.warns(UserWarning, match="every start compiles them anew.*APRNB_CACHE"):
+        assert not disk.store(entry, "f1 h1", "sm_90a", cubin)
     assert disk.load(entry, "f1 h1", "sm_90a") is None
 
 

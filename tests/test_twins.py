@@ -8,9 +8,9 @@ import aprnb.oracle
 from aprnb.backend import OPS
 
 NOT_OPS = {"oracle": {"parallel", "wide"},
-           "kernels": {"attention_tiles", "block", "build", "cache", "cast", "choice", "cuda",
-                       "launch", "matmul", "memory", "ptx", "shapes", "sm80", "sm90", "tensor_maps",
-                       "workspace"}}
+           "kernels": {"attention_tiles", "block", "build", "cache", "cast", "choice", "composed",
+                       "cuda", "launch", "matmul", "memory", "ptx", "shapes", "sm80", "sm90",
+                       "tensor_maps", "workspace"}}
 
 
 def ops(package):

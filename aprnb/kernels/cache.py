@@ -15,6 +15,7 @@ import ast
 import hashlib
 import json
 import os
+import warnings
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -56,7 +57,9 @@ def store(entry, signature, architecture, cubin):
         folder.mkdir(parents=True, exist_ok=True)
         with replace_file(folder / _file_name(entry, signature, architecture), force=True) as file:
             file.write(head.encode() + b"\n" + cubin.code)
-    except (OSError, StorageError):
+    except (OSError, StorageError) as error:
+        warnings.warn(f"compiled kernels cannot be kept, every start compiles them anew: {error}; "
+                      "set APRNB_CACHE to a folder that can be written", stacklevel=2)
         return False
     return True
 

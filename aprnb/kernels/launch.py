@@ -66,14 +66,10 @@ def recording():
         _recorders.remove(wanted)
 
 
-def is_recording():
-    return bool(_recorders)
-
-
 def prepare(wanted, architecture=None):
     """Build what of {(name, signature)} is not in the cache, on all cores.
 
-    Returns how many were built.
+    Returns how many were missing.
     """
     architecture = architecture or this_architecture()
     missing = [(name, signature, architecture) for name, signature in sorted(wanted)

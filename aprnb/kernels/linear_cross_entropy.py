@@ -11,11 +11,11 @@ no gradient. dx is overwritten; dw is overwritten or added to, chunk after chunk
 """
 import math
 
+from . import composed
+from . import matmul as products
 from .block import BLOCK, block_max, block_sum, threads_for
 from .cast import narrow, widen
 from .cuda import cuda, float32, kernel
-from .matmul import matmul
-from .shapes import expect
 
 
 @kernel("f1 s2 i1 f1 b", registers=48, threads=BLOCK)
@@ -52,10 +52,8 @@ def linear_cross_entropy_forward(losses, logits, x, w, targets, stream):
     """Shapes:  losses (R,) f32 out;  logits (chunk, V or more) scratch;  x (R, C);  w (V, C);
                 targets (R,) i32, each below V
     """
-    _expect("linear_cross_entropy_forward", losses, logits, x, w, targets)
-    for rows, z in _chunks(x, w, logits):
-        # without a gradient no scale is read: losses stand in its place
-        _losses(losses[rows], z, x[rows], w, targets[rows], losses, False, stream)
+    composed.linear_cross_entropy_forward(products, _cross_entropy, _packed, losses, logits, x, w,
+                                          targets, stream)
 
 
 def linear_cross_entropy_backward(losses, dx, dw, logits, x, w, targets, scale, accumulate, stream):
@@ -65,31 +63,15 @@ def linear_cross_entropy_backward(losses, dx, dw, logits, x, w, targets, scale, 
              logits (chunk, V or more) scratch;  x (R, C);  w (V, C);  targets (R,) i32;
              scale (1,) f32: one over the target tokens of the whole batch
     """
-    op = "linear_cross_entropy_backward"
-    _expect(op, losses, logits, x, w, targets)
-    expect(op, dx=(dx, x.shape), dw=(dw, w.shape), scale=(scale, (1,)))
-    for rows, z in _chunks(x, w, logits):
-        _losses(losses[rows], z, x[rows], w, targets[rows], scale, True, stream)
-        matmul("nn", "plain", dx[rows], z, w, None, stream)
-        matmul("tn", "add" if accumulate or rows.start else "plain", dw, z, x[rows], None, stream)
+    composed.linear_cross_entropy_backward(products, _cross_entropy, _packed, losses, dx, dw,
+                                           logits, x, w, targets, scale, accumulate, stream)
 
 
-def _expect(op, losses, logits, x, w, targets):
-    (R, C), V = x.shape, w.shape[0]
-    expect(op, losses=(losses, (R,)), w=(w, (V, C)), targets=(targets, (R,)),
-           logits=(logits, (logits.shape[0], max(V, logits.shape[1]))))
-
-
-def _chunks(x, w, logits):
-    """Slices of rows, each with its view of the scratch: without the padding that it may have."""
-    R, step, V = x.shape[0], logits.shape[0], w.shape[0]
-    flat = logits.reshape(logits.size)
-    for start in range(0, R, step):
-        stop = min(start + step, R)
-        yield slice(start, stop), flat[:(stop - start) * V].reshape((stop - start, V))
-
-
-def _losses(losses, logits, x, w, targets, scale, differentiate, stream):
-    matmul("nt", "plain", logits, x, w, None, stream)
+def _cross_entropy(losses, logits, targets, scale, differentiate, stream):
     R, V = logits.shape
     cross_entropy_kernel[R, threads_for(V), stream](losses, logits, targets, scale, differentiate)
+
+
+def _packed(logits, rows, V):
+    """Row after row: these kernels know no padding."""
+    return logits.reshape(logits.size)[:rows * V].reshape((rows, V))

@@ -7,18 +7,15 @@
 One op each, because the product has at hand what SwiGLU would read again. Here they are the plain
 ops one after the other; see linear.py and swiglu.py.
 """
-from .linear import linear_backward, linear_forward
-from .swiglu import swiglu_backward, swiglu_forward
+from . import composed, linear, swiglu
 
 
 def linear_swiglu_forward(h, gu, x, w, stream):
     """Shapes:  h (R, F) out;  gu (R, 2F) out;  x (R, C);  w (2F, C)"""
-    linear_forward(gu, x, w, None, stream)
-    swiglu_forward(h, gu, stream)
+    composed.linear_swiglu_forward(linear, swiglu, h, gu, x, w, stream)
 
 
 def swiglu_linear_backward(dgu, dh, dw, dy, gu, h, w, accumulate, stream):
     """Shapes:  dgu (R, 2F) out;  dh (R, F) scratch;  dw (C, F) f32 in and out;  dy (R, C);
     gu (R, 2F);  h (R, F);  w (C, F)"""
-    linear_backward(dh, dw, None, dy, h, w, accumulate, stream)
-    swiglu_backward(dgu, dh, gu, stream)
+    composed.swiglu_linear_backward(linear, swiglu, dgu, dh, dw, dy, gu, h, w, accumulate, stream)

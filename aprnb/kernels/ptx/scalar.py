@@ -6,7 +6,6 @@ ex2 = ptx("ex2.approx.ftz.f32 $0, $1;", f32, f32, effect=False, memory=False)  #
 lg2 = ptx("lg2.approx.ftz.f32 $0, $1;", f32, f32, effect=False, memory=False)  # log2 a
 rcp = ptx("rcp.approx.ftz.f32 $0, $1;", f32, f32, effect=False, memory=False)  # 1 / a
 sqrt = ptx("sqrt.approx.ftz.f32 $0, $1;", f32, f32, effect=False, memory=False)
-rsqrt = ptx("rsqrt.approx.ftz.f32 $0, $1;", f32, f32, effect=False, memory=False)
 maximum = ptx("max.f32 $0, $1, $2;", f32, f32, f32, effect=False, memory=False)  # NaN loses
 fma = ptx("fma.rn.f32 $0, $1, $2, $3;", f32, f32, f32, f32, effect=False, memory=False)
 # of non-negative numbers; the compiler's // tests for zero and may divide in 64 bits, by a call

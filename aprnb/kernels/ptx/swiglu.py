@@ -5,8 +5,8 @@ elements 4j + 2h, 4j + 2h + 1 of an accumulator (layout in wgmma.py).
 """
 import math
 
-from .emit import (F32, I32, I64, VOID, constant, f32, i32, intrinsic, none, pack, signature,
-                   statement, types, u32, u64, unpack)
+from .emit import (F32, I32, VOID, constant, f32, intrinsic, none, pack, signature, statement,
+                   types, u32, unpack)
 from .tiles import bfloat16_pair, exp2, high_half, low_half
 
 LOG2_E = math.log2(math.e)
