@@ -5,6 +5,7 @@ With NUMBA_ENABLE_CUDASIM=1 the same kernels run in numba's simulator, one Pytho
 CUDA thread. Kernels name the module `cuda`: that is the name which the simulator replaces.
 """
 import re
+import sys
 from dataclasses import dataclass
 from typing import Callable
 
@@ -14,11 +15,22 @@ from numba.core import config
 from numba.cuda import types
 
 SIMULATOR = bool(config.ENABLE_CUDASIM)
-if not SIMULATOR:
+if SIMULATOR:
+    from numba.cuda.simulator import kernelapi
+
+    def _shared_array(self, shape, dtype, alignment=None):
+        """The array of the line that asks, one for all threads: numba-cuda 0.30 looks it up and
+        enters it in two steps, and a thread switch between them gives two threads two arrays."""
+        caller = sys._getframe(1)
+        place = caller.f_code.co_filename, caller.f_lineno
+        return self._allocations.setdefault(place, np.empty(shape, dtype))  # one atomic step
+
+    kernelapi.FakeCUDAShared.array = _shared_array
+else:
     # cast.py and ptx/emit.py build on these two
     from numba.cuda.extending import intrinsic  # noqa: F401
     from numba.cuda.typing import signature  # noqa: F401
-ALIGNMENT = None if SIMULATOR else 16  # bytes, of shared arrays: lets four floats move in one load
+ALIGNMENT = 16  # bytes, of shared arrays: lets four floats move in one load
 float32 = np.float32  # a type to the compiler, arithmetic in the simulator
 
 TYPES = {"f": types.float32, "i": types.int32, "u": types.uint32, "n": types.int64,
