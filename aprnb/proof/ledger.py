@@ -1,0 +1,76 @@
+"""What was seen red, and what the tests looked like then: contracts/seen-red.json.
+
+A falsifier counts because a planted fault turned it red. When its test changes afterwards, nobody
+knows whether it still would, in every assertion: so the ledger keeps a digest of the test and of
+all that it leans on, and a change asks to be read and recorded again.
+"""
+import ast
+import hashlib
+import json
+from pathlib import Path
+
+NAME = "contracts/seen-red.json"
+
+
+def read_ledger(root):
+    """Falsifier id -> {"digest": of its tests, "red": {fault id: where it went red}}."""
+    path = Path(root) / NAME
+    return json.loads(path.read_text())["falsifiers"] if path.exists() else {}
+
+
+def write_ledger(root, falsifiers):
+    """Replace the ledger; its order does not depend on the order of the trials."""
+    path = Path(root) / NAME
+    text = json.dumps({"schema": "aprnb-seen-red-v1", "falsifiers": falsifiers}, indent=1,
+                      sort_keys=True)
+    aside = path.with_suffix(".tmp")
+    aside.write_text(text + "\n")
+    aside.replace(path)
+
+
+def digest_of_tests(root, nodes):
+    """SHA-256 of the test functions and of everything in tests/ that they can lean on: the rest of
+    their module without its other tests, the modules of tests/ it imports, conftest.py. Comments
+    and blank lines do not count."""
+    digest = hashlib.sha256()
+    for node in sorted(nodes):
+        file, _, name = node.partition("::")
+        path = Path(root) / file
+        digest.update(node.encode())
+        digest.update(_module(path, keep=name.partition("[")[0]).encode())
+        for helper in sorted(_helpers(path, {path}) | {path.parent / "conftest.py"}):
+            digest.update(_code(helper.read_text().splitlines()).encode())
+    return digest.hexdigest()
+
+
+def _module(path, keep):
+    """The module's code without the tests that are not meant."""
+    text = path.read_text()
+    lines = text.splitlines()
+    for item in ast.parse(text).body:
+        if _is_test(item) and item.name != keep:
+            first = min([item.lineno, *(d.lineno for d in item.decorator_list)])
+            lines[first - 1:item.end_lineno] = [""] * (item.end_lineno - first + 1)
+    return _code(lines)
+
+
+def _is_test(item):
+    return isinstance(item, ast.FunctionDef) and item.name.startswith("test_")
+
+
+def _code(lines):
+    return "\n".join(line.rstrip() for line in lines
+                     if line.strip() and not line.lstrip().startswith("#"))
+
+
+def _helpers(path, seen):
+    """Files beside `path` that it imports, and those that they import."""
+    for item in ast.walk(ast.parse(path.read_text())):
+        names = ([alias.name for alias in item.names] if isinstance(item, ast.Import)
+                 else [item.module] if isinstance(item, ast.ImportFrom) and item.module else [])
+        for name in names:
+            helper = path.parent / f"{name.partition('.')[0]}.py"
+            if helper.is_file() and helper not in seen:
+                seen.add(helper)
+                _helpers(helper, seen)
+    return seen - {path}

@@ -1,0 +1,66 @@
+"""Runs bound tests in a process of their own and says what each of them did."""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PLUGIN, WHERE = "aprnb.proof.observer", "APRNB_OBSERVATIONS"
+SELECTION = {"cpu": "not sim and not gpu", "simulator": "sim", "gpu": "gpu"}
+NO_TESTS = 5  # exit code of pytest
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One test, as it ended."""
+
+    node: str
+    outcome: str
+    """passed, failed, skipped, or error: outside the test's own judgement."""
+    reason: str = ""
+    """Why it was skipped, or the first line of what it said."""
+    where: str = ""
+    """file:line at which it failed."""
+    judged: bool = False
+    """Whether it failed by an assertion or a refusal of ours, not by an accident such as NameError.
+    """
+    seconds: float = 0.0
+    properties: dict = field(default_factory=dict)
+    """What it reported with record_property."""
+
+
+def run_tests(root, nodes, hardware, timeout):
+    """Observations of all tests that `nodes` name and that run on `hardware`.
+
+    root: the checkout;  hardware: cpu, simulator or gpu;  timeout: seconds for all of them.
+    A process that ends in any other way than with a report is one observation, an error.
+    """
+    with tempfile.TemporaryDirectory(prefix="aprnb-observe-") as folder:
+        report = Path(folder) / "observations.jsonl"
+        env = os.environ | {
+            WHERE: str(report), "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1",
+            "NUMBA_ENABLE_CUDASIM": "1" if hardware == "simulator" else "0"}
+        command = [sys.executable, "-m", "pytest", "-q", "-p", PLUGIN, "-p", "no:cacheprovider",
+                   "-m", SELECTION[hardware], *nodes]
+        try:
+            done = subprocess.run(command, cwd=root, env=env, timeout=timeout,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                  errors="replace")
+        except subprocess.TimeoutExpired:
+            return [*_read(report), Observation(" ".join(nodes), "error",
+                                                f"not done after {timeout} s")]
+        seen = _read(report)
+        if done.returncode == NO_TESTS:
+            seen.append(Observation(" ".join(nodes), "error", f"none of them runs on {hardware}"))
+        elif done.returncode > 1 and not any(o.outcome == "error" for o in seen):
+            last = (done.stdout.strip().splitlines() or [""])[-1]
+            seen.append(Observation(" ".join(nodes), "error", last))
+        return seen
+
+
+def _read(report):
+    if not report.exists():
+        return []
+    return [Observation(**json.loads(line)) for line in report.read_text().splitlines()]

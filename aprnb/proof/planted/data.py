@@ -1,0 +1,2 @@
+"""Faults of text, tokens, shards, batches."""
+FAULTS = []

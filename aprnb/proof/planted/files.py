@@ -1,0 +1,2 @@
+"""Faults of model files: writing, reading, populating."""
+FAULTS = []

@@ -1,0 +1,2 @@
+"""Faults of the forward pass."""
+FAULTS = []

@@ -1,0 +1,2 @@
+"""Faults of checks that must stop a run."""
+FAULTS = []

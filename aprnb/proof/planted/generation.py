@@ -1,0 +1,2 @@
+"""Faults of continuing a prompt."""
+FAULTS = []

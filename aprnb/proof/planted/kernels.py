@@ -1,0 +1,2 @@
+"""Faults of kernels alone: indexing, synchronisation, tiles."""
+FAULTS = []

@@ -1,0 +1,2 @@
+"""Faults of the training loop, its schedule, optimiser and resume."""
+FAULTS = []

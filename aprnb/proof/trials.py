@@ -1,0 +1,197 @@
+"""Does each planted fault turn the falsifiers red that are bound to it, and is all green without?
+
+A trial is one fault, one falsifier and the hardware that its tests need. It holds if the tests pass
+in the checkout as it is, and if one of them fails by its own judgement in a copy with the fault: an
+assertion or a refusal of ours. A test that only stumbles, over a NameError say, has seen nothing.
+"""
+import queue
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+from ..errors import CheckError, UsageError
+from .fault import SIDES
+from .ledger import digest_of_tests, read_ledger, write_ledger
+from .observe import run_tests
+from .planting import Workshop
+
+GREEN_TIMEOUT, RED_TIMEOUT = 1200, 300  # seconds: all tests together; those of one falsifier
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One fault against one falsifier."""
+
+    fault: object
+    falsifier: object
+
+    @property
+    def tests(self):
+        return self.falsifier.binding.tests
+
+    @property
+    def hardware(self):
+        return self.falsifier.binding.hardware
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a trial showed; it holds if `problem` is empty and it was not skipped."""
+
+    id: str
+    falsifier: str
+    hardware: str
+    red_with: str | None = None
+    """Where and how the falsifier went red with the fault."""
+    green_without: bool | None = None
+    skipped: str | None = None
+    """Why it was not run."""
+    problem: str = ""
+    """Why it does not hold."""
+
+    def as_dict(self):
+        return asdict(self)
+
+
+def all_trials(contracts, registry, wanted=()):
+    """Trials of the faults `wanted`, all if none is named, in the order of the registry.
+
+    Errors: UsageError for an unknown id; CheckError for a fault that no falsifier is bound to, one
+    that a falsifier names and the registry does not have, or one without a plant where the
+    falsifier runs.
+    """
+    unknown = sorted(set(wanted) - set(registry))
+    if unknown:
+        raise UsageError(f"no planted fault is called {', '.join(unknown)}; "
+                         "aprnb faults list names them")
+    found = {id: [] for id in registry}
+    for contract in contracts:
+        for falsifier in contract.falsifiers:
+            for id in falsifier.binding.faults:
+                if id not in registry:
+                    raise CheckError(f"{contract.path}: {falsifier.id} names the planted fault "
+                                     f"{id}, which does not exist")
+                found[id].append(Trial(registry[id], falsifier))
+    trials = [trial for id, group in found.items() if not wanted or id in wanted for trial in group]
+    _refuse_idle(trials, found, wanted)
+    return trials
+
+
+def _refuse_idle(trials, found, wanted):
+    idle = [id for id, group in found.items() if not group and (not wanted or id in wanted)]
+    if idle:
+        raise CheckError(f"no falsifier of any contract is bound to {', '.join(idle)}: "
+                         "a fault that nobody looks for")
+    for trial in trials:
+        if trial.hardware not in trial.fault.plants:
+            raise CheckError(f"{trial.falsifier.id} runs on {trial.hardware}, where the fault "
+                             f"{trial.fault.id} has no plant")
+
+
+def run_trials(checkout, trials, unusable, workers, ledger=None):
+    """Iterator of a Result for each trial, as they end.
+
+    unusable: hardware -> why it cannot be used here;  workers: processes at a time;
+    ledger: what was seen red before (ledger.read_ledger); None: nothing is compared.
+    """
+    for trial in trials:
+        if trial.hardware in unusable:
+            yield _result(trial, skipped=unusable[trial.hardware])
+    todo = [trial for trial in trials if trial.hardware not in unusable]
+    with ThreadPoolExecutor(workers) as pool:
+        green = _green(checkout, todo, pool, workers)
+        benches = queue.SimpleQueue()
+        shops = [Workshop(checkout) for _ in range(min(workers, len(todo)))]
+        try:
+            for shop in shops:
+                benches.put(shop.__enter__())
+            yield from pool.map(lambda t: _one(checkout, t, green, benches, ledger), todo)
+        finally:
+            for shop in shops:
+                shop.__exit__()
+
+
+def _green(checkout, trials, pool, workers):
+    """(hardware, node) -> observations of its tests without any fault."""
+    jobs = []
+    for side in SIDES:
+        nodes = sorted({node for t in trials if t.hardware == side for node in t.tests})
+        # a GPU serves one process at a time
+        parts = 1 if side == "gpu" else workers
+        jobs += [(side, part) for i in range(parts) if (part := nodes[i::parts])]
+    seen = pool.map(lambda job: run_tests(checkout, job[1], job[0], GREEN_TIMEOUT), jobs)
+    return {(side, node): [o for o in observations if _belongs(o, node)]
+            for (side, nodes), observations in zip(jobs, seen) for node in nodes}
+
+
+def _belongs(observation, node):
+    return observation.node == node or observation.node.startswith((f"{node}[", f"{node}::"))
+
+
+def _one(checkout, trial, green, benches, ledger):
+    without = [o for node in trial.tests for o in green[trial.hardware, node]]
+    bad = next((o for o in without if o.outcome in ("failed", "error")), None)
+    skipped = next((o for o in without if o.outcome == "skipped"), None)
+    if bad or not without:
+        say = f"{bad.where} {bad.reason}" if bad else f"no test ran on {trial.hardware}"
+        return _result(trial, green_without=False, problem=f"red without the fault: {say}")
+    if skipped and all(o.outcome == "skipped" for o in without):
+        return _result(trial, skipped=skipped.reason)
+    shop = benches.get()
+    try:
+        with shop.planted(trial.fault.plants[trial.hardware]):
+            seen = run_tests(shop.root, trial.tests, trial.hardware, RED_TIMEOUT)
+    finally:
+        benches.put(shop)
+    red, problem = _judge(seen)
+    if not problem and ledger is not None:
+        problem = _changed(checkout, trial, ledger)
+    return _result(trial, red_with=red, green_without=True, problem=problem)
+
+
+def _judge(seen):
+    """(where it went red, what is wrong with that) of the observations with the fault."""
+    red = next((o for o in seen if o.outcome == "failed" and o.judged), None)
+    if red:
+        return f"{red.where} {red.reason}", ""
+    stumbled = next((o for o in seen if o.outcome in ("failed", "error")), None)
+    if stumbled:
+        return None, f"red by accident: {stumbled.where} {stumbled.reason}"
+    return None, "green with the fault: the falsifier does not see it"
+
+
+def _changed(checkout, trial, ledger):
+    entry = ledger.get(trial.falsifier.id)
+    if entry is None or trial.fault.id not in entry["red"]:
+        return "never recorded as seen red: aprnb faults run --record"
+    if entry["digest"] != digest_of_tests(checkout, trial.tests):
+        return ("its tests changed since they were seen red: read the change, then "
+                "aprnb faults run --record")
+    return ""
+
+
+def record(checkout, trials, results, every):
+    """Enter what was seen red into the ledger.
+
+    every: all trials were run, so entries of falsifiers that are no more are dropped.
+    """
+    entries = {} if every else read_ledger(checkout)
+    before = read_ledger(checkout)
+    for trial, result in zip(trials, _in_order(trials, results)):
+        if result.skipped and trial.falsifier.id in before:
+            entries[trial.falsifier.id] = before[trial.falsifier.id]
+        elif result.red_with:
+            digest = digest_of_tests(checkout, trial.tests)
+            entry = entries.get(trial.falsifier.id)
+            if entry is None or entry["digest"] != digest:
+                entry = entries[trial.falsifier.id] = {"digest": digest, "red": {}}
+            entry["red"][trial.fault.id] = result.red_with
+    write_ledger(checkout, entries)
+
+
+def _in_order(trials, results):
+    by_key = {(r.id, r.falsifier): r for r in results}
+    return [by_key[t.fault.id, t.falsifier.id] for t in trials]
+
+
+def _result(trial, **what):
+    return Result(trial.fault.id, trial.falsifier.id, trial.hardware, **what)
