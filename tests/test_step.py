@@ -1,0 +1,157 @@
+"""One optimiser step as a whole: loss, gradient, norm, clip, decay, corrections, what is resumed.
+
+The ops have tests of their own; here is judged what is done with them, each against a closed form.
+"""
+import numpy as np
+import pytest
+from late_device import late_backend
+
+from aprnb.backend import open_backend
+from aprnb.config import ModelConfig
+from aprnb.model.instance import Model
+from aprnb.train.evaluate import Evaluator
+from aprnb.train.step import OptimiserSettings, Trainer
+
+CONFIG = ModelConfig("qwen2", 12, 2, 4, 2, 6, 10, 17, 16, 1e4, 1e-6, False, initializer_range=0.3)
+BATCH, SEQ = 4, 8
+LN_V = np.log(CONFIG.vocab_size)
+
+
+def trainer(micro_batch=None, backend=None, **settings):
+    model = Model.random(CONFIG, backend or open_backend("cpu", "fp32"), seed=0)
+    return Trainer(model, BATCH, micro_batch, SEQ, OptimiserSettings(**settings))
+
+
+def batch(seed=0, ragged=False):
+    ids = np.random.default_rng(seed).integers(0, CONFIG.vocab_size, (BATCH, SEQ + 1), np.int32)
+    inputs, targets = ids[:, :-1].copy(), ids[:, 1:].copy()
+    if ragged:
+        targets[0, 2:] = -1
+        targets[3, 5:] = -1
+    return inputs, targets
+
+
+# ---------------------------------------------------------------- loss and gradient
+
+@pytest.mark.parametrize("micro_batch", [4, 1])
+@pytest.mark.parametrize("ragged", [False, True], ids=["whole", "ragged"])
+def test_constant_logits_score_ln_v_and_their_gradient_has_a_closed_form(micro_batch, ragged):
+    """A head of zeros guesses uniformly: loss ln V nats, d(head) = mean of (1/V - onehot) y."""
+    side = trainer(micro_batch)
+    side.model.weights["lm_head.weight"][...] = 0
+    inputs, targets = batch(ragged=ragged)
+    loss, _ = side.gradients(inputs, targets)
+    assert abs(loss / LN_V - 1) < 1e-6
+    reader = side.model.decoder(BATCH, SEQ, training=False)
+    y = reader.forward(inputs.reshape(-1)).astype(np.float64)
+    flat = targets.reshape(-1)
+    share = np.where(flat[:, None] < 0, 0, 1 / CONFIG.vocab_size - np.eye(CONFIG.vocab_size)[flat])
+    want = share.T @ y / (flat >= 0).sum()
+    np.testing.assert_allclose(side.grads["lm_head.weight"], want, atol=1e-6 * np.abs(want).max())
+
+
+def test_the_loss_of_a_training_step_is_that_of_an_evaluation():
+    side, (inputs, targets) = trainer(2), batch()
+    window = np.concatenate([inputs, targets[:, -1:]], axis=1)
+    loss, _ = side.gradients(inputs, targets)
+    assert abs(Evaluator(side.model, 3, SEQ).mean(window, range(BATCH)).loss_nats / loss - 1) < 1e-6
+
+
+def test_a_batch_does_not_see_the_one_before():
+    """The gradient of a batch is the same after another one, whatever the arena held."""
+    one = trainer(2)
+    first = one.gradients(*batch(0)), one.g.copy()
+    assert one.gradients(*batch(1)) != first[0]
+    again = one.gradients(*batch(0)), one.g.copy()
+    assert first[0] == again[0] and np.array_equal(first[1], again[1])
+
+
+# ---------------------------------------------------------------- norm and clip
+
+def test_the_norm_is_that_of_the_gradients_of_all_tensors():
+    side = trainer(2)
+    norms = [side.gradients(*batch(seed))[1] for seed in (0, 1)]
+    assert norms[0] != norms[1]
+    tensors = [side.grads[name].astype(np.float64) for name in side.model.table.tensors]
+    assert abs(norms[1] / np.sqrt(sum((g * g).sum() for g in tensors)) - 1) < 1e-5
+
+
+@pytest.mark.parametrize("limit", [0.05, 1e3])
+def test_the_clip_scales_the_whole_gradient_by_one_factor(limit):
+    """After a first step m = (1 - beta1) * factor * g, factor = min(1, limit / norm)."""
+    free, clipped = trainer(grad_clip=0.0), trainer(grad_clip=limit)
+    norm = free.gradients(*batch())[1]
+    assert clipped.gradients(*batch())[1] == norm
+    clipped.update(1e-3)
+    factor = min(1, limit / (norm + 1e-6))
+    np.testing.assert_allclose(clipped.m, 0.1 * factor * free.g, rtol=1e-5, atol=1e-9)
+
+
+# ---------------------------------------------------------------- update
+
+def test_decay_on_matrices_leaves_norms_and_biases_alone():
+    """Without a gradient only the decay moves weights: matrices by lr * decay, vectors by 0."""
+    side = trainer(weight_decay=0.1)
+    views = side.model.table.views(side.model.master)
+    for name in side.model.table.tensors:
+        views[name][...] += 1  # biases too are not zero
+    before = {name: views[name].copy() for name in side.model.table.tensors}
+    side.g[...] = 0
+    side._measure()
+    side.update(0.01)
+    for name, was in before.items():
+        shrink = 0.1 * 0.01 if was.ndim == 2 else 0.0
+        np.testing.assert_allclose(views[name], was * (1 - shrink), rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("micro_batch", [4, 1])
+def test_updates_follow_adamw_by_the_count_of_batches(micro_batch):
+    """Three updates against the formulas in float64; t counts batches, not passes."""
+    side = trainer(micro_batch, grad_clip=0.0, weight_decay=0.1)
+    w, m, v = side.model.master.astype(np.float64), 0.0, 0.0
+    decay = np.where(np.arange(len(w)) < side.model.table.matrix_elements, 0.1, 0.0)
+    for t, lr in enumerate((1e-3, 3e-3, 2e-3), 1):
+        side.gradients(*batch(t))
+        g = side.g.astype(np.float64)
+        m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g * g
+        rate = lr * (m / (1 - 0.9 ** t)) / (np.sqrt(v / (1 - 0.95 ** t)) + 1e-8)
+        w = w - lr * decay * w - rate
+        side.update(lr)
+        # by the size of a step: the weights themselves are rounded to float32
+        assert np.abs(side.model.master - w).max() < 1e-3 * lr
+        w = side.model.master.astype(np.float64)
+    assert side.step == 3
+
+
+def test_a_restored_optimiser_takes_the_same_step():
+    one, other = trainer(), trainer()
+    for seed in range(3):
+        one.gradients(*batch(seed))
+        one.update(1e-3)
+    other.model.master[...] = one.model.master
+    other.restore(one.state())
+    assert other.state_digest() == one.state_digest()
+    for side in (one, other):
+        side.gradients(*batch(3))
+        side.update(1e-3)
+    assert one.model.master.tobytes() == other.model.master.tobytes()
+    assert other.state_digest() == one.state_digest()
+
+
+# ---------------------------------------------------------------- host and device
+
+def test_the_host_waits_for_what_it_reads():
+    """On a device that is always behind, every number is that of one that never is."""
+    sides = [trainer(2, backend) for backend in (None, late_backend())]
+    window = np.concatenate(batch(9), axis=1)[:, :SEQ + 1]
+    seen = []
+    for side in sides:
+        numbers = []
+        for seed in range(3):
+            numbers += [*side.gradients(*batch(seed))]
+            side.update(1e-3)
+            numbers += [Evaluator(side.model, 3, SEQ).mean(window, range(BATCH)).loss_nats]
+        seen.append((numbers, side.state_digest(), side.model.tensors()["model.norm.weight"]))
+    assert np.isfinite(seen[1][0]).all()
+    assert seen[0][:2] == seen[1][:2]
+    np.testing.assert_array_equal(seen[0][2], seen[1][2])
