@@ -45,19 +45,30 @@ def count_ids(dataset, vocab_size=None):
 
 
 def refuse_meaningless(dataset, vocab_size, seq_length):
-    """CORPUS-PREFLIGHT: MeaninglessData for no window, an id >= vocab_size, one id above 99 %."""
+    """CORPUS-PREFLIGHT: MeaninglessData for no window, an id >= vocab_size, one id above 99 %.
+
+    Returns the entropy of the ids in bits.
+    """
     width = seq_length + 1
     if not any(len(shard) >= width for shard in dataset.shards):
         raise MeaninglessData(f"CORPUS-PREFLIGHT: {dataset.path}: no window of {width} tokens, "
                               f"the longest shard has {max(map(len, dataset.shards))}; use "
                               "more text or a shorter --seq-length")
     try:
-        reason = one_id_reason(count_ids(dataset, vocab_size))
+        counts = count_ids(dataset, vocab_size)
     except MeaninglessData as error:
         raise MeaninglessData(f"CORPUS-PREFLIGHT: {error}") from error
+    reason = one_id_reason(counts)
     if reason:
         raise MeaninglessData(f"CORPUS-PREFLIGHT: {dataset.path}: {reason}; a loss on it would be "
                               "near 0 and mean nothing, `aprnb tokenize audit` shows what is there")
+    return entropy_bits(counts)
+
+
+def entropy_bits(counts):
+    """Of one id after the other, whatever stood before it."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log2(shares)).sum()) + 0.0  # no "-0.0"
 
 
 def one_id_reason(counts):
@@ -94,13 +105,12 @@ def audit(dataset, tokenizer=None, val=None, vocab_size=None):
 
 
 def id_report(counts, vocab_size, tokenizer):
-    shares = counts[counts > 0] / counts.sum()
     order = np.argsort(-counts, kind="stable")[:SHOWN_IDS]
     unk = tokenizer.unk_id if tokenizer else None
     unknown = None if tokenizer is None else 0.0 if unk is None else share_of(counts, unk)
     return {
-        "distinct": len(shares),
-        "entropy_bits": float(-(shares * np.log2(shares)).sum()) + 0.0,  # no "-0.0"
+        "distinct": int((counts > 0).sum()),
+        "entropy_bits": entropy_bits(counts),
         "log2_vocab": float(np.log2(vocab_size)) if vocab_size else None,
         "unknown_percent": None if unknown is None else 100 * unknown,
         "most_frequent": [{"id": int(i), "text": tokenizer.decode([i]) if tokenizer else None,

@@ -57,6 +57,8 @@ class DataInput:
     """Windows of the training data that equal an earlier one."""
     shared: int
     """Validation windows of an explicit --val-shard that also stand in the training data."""
+    entropy_nats: float
+    """Of the training data's ids: what a model scores that knows how often each comes."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -159,10 +161,10 @@ def open_data_input(settings, model):
     of the windows. Repeats and leaks are counted and warned about, never refused.
     Errors: CheckError for data on which a loss means nothing, or that another tokenizer made.
     """
-    dataset, windows = _open(settings.dataset, settings, model)
+    dataset, windows, entropy_nats = _open(settings.dataset, settings, model)
     batch, wanted = settings.batch_size, settings.val_batches * settings.batch_size
     if settings.val_shard:
-        val_dataset, val = _open(settings.val_shard, settings, model)
+        val_dataset, val, _ = _open(settings.val_shard, settings, model)
         train_indices, val_indices = range(len(windows)), range(min(wanted, len(val)))
         shared, datasets = shared_windows(windows, val), (dataset, val_dataset)
     else:
@@ -176,14 +178,15 @@ def open_data_input(settings, model):
         warnings.append(f"{shared} of {len(val)} windows of --val-shard also stand in the training "
                         "data; the validation loss is too good")
     return DataInput(windows, train_indices, val, val_indices, fingerprint(*datasets), repeats,
-                     shared, warnings)
+                     shared, entropy_nats, warnings)
 
 
 def _open(path, settings, model):
-    """(Dataset, its Windows), with ids, counts, checksums and tokenizer judged."""
+    """(Dataset, its Windows, its entropy in nats), with ids, counts, checksums and tokenizer
+    judged."""
     dataset = open_dataset(path, model.config.vocab_size, model.tokenizer_digest)
-    refuse_meaningless(dataset, model.config.vocab_size, settings.seq_length)
-    return dataset, Windows(dataset, settings.seq_length)
+    entropy_bits = refuse_meaningless(dataset, model.config.vocab_size, settings.seq_length)
+    return dataset, Windows(dataset, settings.seq_length), entropy_bits * math.log(2)
 
 
 def fingerprint(*datasets):

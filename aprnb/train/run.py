@@ -3,6 +3,7 @@
 Everything that can be refused is refused before the run folder is made, in this order: settings,
 output, model, tokenizer, data (CORPUS-PREFLIGHT), device, memory, preflight.
 """
+import time
 from dataclasses import dataclass, replace
 
 from ..backend import open_backend
@@ -55,7 +56,7 @@ def pretrain(given, console, resume=False, force=False):
     anything is written; StorageError later. How a run that started came to its end stands in
     `status`, `detail` and `exit_code` of the report.
     """
-    folder = RunFolder(given.get("run_dir") or ".")
+    began, folder = time.perf_counter(), RunFolder(given.get("run_dir") or ".")
     with Interrupt() as interrupt, folder:
         plan = _resumed(given, folder) if resume else _new(given, folder, force)
         loop, checked = _prepare(plan, console, interrupt)
@@ -63,7 +64,7 @@ def pretrain(given, console, resume=False, force=False):
             outcome = loop.run()
         finally:
             console.close()
-        return _finish(loop, outcome, checked)
+        return _finish(loop, outcome, checked, began)
 
 
 # ---------------------------------------------------------------- before the first step
@@ -254,11 +255,12 @@ def _provisioning(settings, model):
 
 # ---------------------------------------------------------------- after the last step
 
-def _finish(loop, outcome, checked):
+def _finish(loop, outcome, checked, began):
     """Draw the picture, write summary.json and return it.
 
     Losses are in nats; `final_val_loss` is null where no evaluation was reached, `checkpoint`
-    where nothing was saved.
+    where nothing was saved. `wall_seconds` is of this process alone, from reading its settings on;
+    `corpus_entropy_nats` says what a loss is to be compared with.
     """
     at = loop.position
     loop.draw()
@@ -269,7 +271,9 @@ def _finish(loop, outcome, checked):
         "final_val_loss": history[-1] if history else None,
         "val_loss_history": history,
         "ln_vocab": loop.ln_vocab_nats,
+        "corpus_entropy_nats": loop.data.entropy_nats,
         "epochs_completed": at.epoch, "steps_recorded": at.recorded,
+        "wall_seconds": time.perf_counter() - began,
         "run_dir": str(loop.folder.path),
         "checkpoint": str(loop.checkpoint) if loop.checkpoint else None,
         "loss_svg": str(loop.folder.svg), "summary": str(loop.folder.summary),
