@@ -1,7 +1,12 @@
-"""Rotary position embedding: a golden vector, the oracle's gradient, kernels against the oracle."""
+"""Rotary position embedding: a golden vector, the model's own angles, the oracle's gradient,
+kernels against the oracle."""
+import math
+
 import numpy as np
 import pytest
 
+from aprnb.config import PRESETS, RopeScaling
+from aprnb.model.rope_table import rope_table
 from aprnb.oracle.rope import rope_backward, rope_forward
 from judge import DTYPES, assert_gradient, judge, lanes, normal, run_kernel
 from tolerance import F32
@@ -34,6 +39,45 @@ def test_golden_vector_of_the_kernel(shape):
     cos, sin = angles(2, 4)
     got = run_kernel("rope", "rope_forward", {"x": x, "cos": cos, "sin": sin, "heads": 1})
     np.testing.assert_allclose(got["x"][0, :, 0], want, atol=1e-7)
+
+
+def test_heads_behind_the_rotated_ones_stay():
+    """Values lie behind queries and keys in one array, and have no position."""
+    x = normal(0, (1, 2, 3, 4), np.float64)
+    start = x.copy()
+    rope_forward(x, *angles(2, 4, dtype=np.float64), 2)
+    assert x[:, :, 2:].tobytes() == start[:, :, 2:].tobytes()
+    assert (x[:, 1, :2] != start[:, 1, :2]).any()
+
+
+@pytest.mark.parametrize("theta", [1e4, 1e6])
+def test_angles_are_those_of_the_models_base(theta):
+    """Position 0 turns nothing; at position 40 the third pair of 64 has turned 40 theta^(-4/64)."""
+    config = PRESETS["qwen2.5-0.5b"].with_(rope_theta=theta)
+    cos, sin = rope_table(config, 41)
+    assert cos.shape == sin.shape == (41, 32)
+    assert (cos[0] == 1).all() and (sin[0] == 0).all()
+    for k in range(32):
+        angle = 40 / theta ** (2 * k / 64)
+        assert cos[40, k] == pytest.approx(math.cos(angle), abs=1e-7)
+        assert sin[40, k] == pytest.approx(math.sin(angle), abs=1e-7)
+
+
+def test_llama3_scaling_slows_the_low_frequencies_alone():
+    """Over a context of 402 positions pair k, with base 16 and 8 pairs, turns 64 * 16^(-k/8) times.
+
+    16 turns and more are kept, 8 and fewer divided by 8, those between blended: pairs 0 to 3 make
+    64 to 22.6, pair 5 makes 11.3 and keeps (11.3 - 8) / 8 of them, pairs 6 and 7 make 8.0 and 5.7.
+    """
+    scaling = RopeScaling(8.0, 8.0, 16.0, 402)
+    config = PRESETS["tiny"].with_(head_dim=16, rope_theta=16.0, rope_scaling=scaling)
+    cos, sin = rope_table(config, 2)
+    got = np.arctan2(sin[1], cos[1]) * 402 / (2 * math.pi)  # turns over the context
+    plain = [402 / (2 * math.pi) * 16 ** (-k / 8) for k in range(8)]
+    kept = [min(1, max(0, (turns - 8) / 8)) for turns in plain]
+    assert kept[3] == 1 and 0 < kept[5] < 1 and kept[6] == kept[7] == 0
+    np.testing.assert_allclose(got, [t * (w + (1 - w) / 8) for t, w in zip(plain, kept)],
+                               rtol=1e-5)
 
 
 def test_gradient_against_central_differences():
