@@ -53,10 +53,12 @@ class Trainer:
         self.grads = model.table.views(self.g)
         self.partials = backend.poisoned(min(PARTIALS, -(-n // PART_ELEMENTS)), F32)
         # what changes from step to step, in one small array that ops read
-        self.scalars = backend.poisoned(6, F32)
-        (self.scale, self.lr, self.correction1, self.correction2, self.norm,
-         self.clip) = (self.scalars[i:i + 1] for i in range(6))
-        self.losses = backend.poisoned(batch_size * seq_length, F32)
+        self.scalars = backend.poisoned(5, F32)
+        self.scale, self.lr, self.correction1, self.correction2, self.clip = (
+            self.scalars[i:i + 1] for i in range(5))
+        # what the host reads in every step, together: until it has, the device waits
+        self.report = backend.poisoned(batch_size * seq_length + 1, F32)
+        self.losses, self.norm = self.report[:-1], self.report[-1:]
         rows = self.micro_batch * seq_length
         self.ids, self.targets = (backend.array(np.zeros(rows, np.int32)) for _ in range(2))
         self.decayed = n if settings.decay_on == "all" else model.table.matrix_elements
@@ -84,9 +86,8 @@ class Trainer:
             rows = slice(start * self.seq_length, cut.stop * self.seq_length)
             backend.copy(self.losses[rows], self.decoder.acts["losses"])
         self._measure()
-        norm = float(backend.download(self.norm)[0])
-        losses = backend.download(self.losses[:inputs.size])
-        return losses.sum(dtype=np.float64) / tokens, norm
+        report = backend.download(self.report)
+        return report[:inputs.size].sum(dtype=np.float64) / tokens, float(report[-1])
 
     def update(self, lr):
         """Clip by the norm of the last `gradients` call and take one AdamW step at this rate."""
