@@ -104,6 +104,19 @@ def refused(result, code, *words):
         assert word in errors[0], errors[0]
 
 
+def loss_of(path, dataset):
+    """Mean loss of a model file on all windows of a dataset."""
+    from aprnb.backend import open_backend
+    from aprnb.data.batches import Windows
+    from aprnb.data.shards import open_dataset
+    from aprnb.formats.model_file import open_model
+    from aprnb.model.instance import Model
+    from aprnb.train.evaluate import evaluate
+    with open_model(path) as source:
+        model = Model.from_file(source, open_backend("cpu", "fp32"), trainable=False)
+        return evaluate(model, Windows(open_dataset(dataset), SEQ), 2).loss_nats
+
+
 def numbers(report):
     """(step, loss, norm, rate) of every record: what a resumed run must repeat bit by bit."""
     return [tuple(r[k] for k in ("step", "loss_nats", "grad_norm", "lr"))

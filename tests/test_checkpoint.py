@@ -156,6 +156,32 @@ def test_weights_that_are_not_finite_are_not_written(run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_untied_head_is_saved_beside_the_embedding(tmp_path):
+    """Every tensor under its own name with its own bytes; a head is never made of another tensor."""
+    from aprnb.backend import open_backend
+    from aprnb.config import ModelConfig
+    from aprnb.model.instance import Model
+    config = ModelConfig("llama", 12, 1, 2, 1, 6, 10, 17, 16, 1e4, 1e-6, False)
+    model = Model.random(config, open_backend("cpu"), seed=0)
+    write_checkpoint(tmp_path / "model.apr", model, {}, {})
+    with open_model(tmp_path / "model.apr") as opened:
+        saved = dict(opened.weights())
+        assert not opened.config.tied
+    assert saved.keys() == model.table.tensors.keys() and "lm_head.weight" in saved
+    for name, array in model.tensors().items():
+        np.testing.assert_array_equal(saved[name], array, err_msg=name)
+    assert not np.array_equal(saved["lm_head.weight"], saved["model.embed_tokens.weight"])
+
+
+def test_weights_are_saved_in_float32_whatever_the_device_computes_in(tmp_path):
+    from aprnb.dtypes import PRECISIONS
+    report = train(tmp_path, num_steps=2, precision="bf16")
+    with open_model(report["checkpoint"]) as opened:
+        weights = dict(opened.weights())
+    kept = weights["model.embed_tokens.weight"]
+    assert not np.array_equal(kept, kept.astype(PRECISIONS["bf16"]).astype(np.float32))
+
+
 def test_a_damaged_state_is_refused_by_name(run):
     base, folder, _ = run
     from shutil import copytree

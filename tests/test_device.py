@@ -45,6 +45,37 @@ def test_a_process_works_on_one_gpu():
 
 
 @pytest.mark.gpu
+def test_a_download_waits_for_a_kernel_that_still_runs():
+    """One thread adds for about a quarter of a second before it writes."""
+    import numpy as np
+
+    from aprnb.device.gpu import GpuDevice
+    from aprnb.dtypes import F32
+
+    @cuda.jit
+    def late(out, rounds):
+        x = np.float32(0)
+        for _ in range(rounds):
+            x = x * np.float32(0.999) + np.float32(1)  # towards 1000
+        out[0] = x
+    device = GpuDevice(0)
+    out = device.zeros(1, F32)
+    late[1, 1, device.stream](out, 1)  # compiled now, not while the clock runs
+    assert device.download(out)[0] == 1
+    for _ in range(3):
+        device.upload(out, np.full(1, -1, F32))
+        late[1, 1, device.stream](out, 100_000_000)
+        assert device.download(out)[0] > 900
+
+
+@pytest.mark.parametrize("lane", [pytest.param("sim", marks=pytest.mark.sim),
+                                  pytest.param("gpu", marks=pytest.mark.gpu)])
+def test_the_share_of_a_gpu_in_use_is_not_invented(lane):
+    from aprnb.device.gpu import GpuDevice
+    assert GpuDevice(0).utilisation() is None
+
+
+@pytest.mark.gpu
 def test_scratch_memory_that_does_not_fit_is_named_and_counted():
     from aprnb.device.gpu import GpuDevice
     from aprnb.kernels.workspace import workspace

@@ -96,6 +96,15 @@ def test_a_wrong_upload_is_named():
         preflight(model, WINDOW)
 
 
+@pytest.mark.sim
+def test_a_simulated_device_holds_and_computes_what_the_file_says():
+    config = ModelConfig("qwen2", 12, 1, 2, 1, 4, 10, 19, 16, 1e4, 1e-6, True,
+                         initializer_range=0.3)
+    model = Model.random(config, open_backend("cuda", "fp32"), seed=0)
+    report = preflight(model, np.arange(6))
+    assert report.worst_departure <= 1 and report.positions == 5
+
+
 def test_a_head_that_is_not_its_own_is_named():
     """Known fault 33: an untied head ignored, the embedding used in its place."""
     backend = open_backend("cpu", "fp32")

@@ -90,6 +90,25 @@ def test_one_bad_step_is_skipped_and_changes_nothing(base, monkeypatch, bad):
     assert digests[4] == digests[5] != digests[6]
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e38])
+def test_one_bad_number_in_the_gradient_is_seen_in_the_same_step(base, monkeypatch, value):
+    """Put into one element of 10,000; 1e38 is finite and its square is not."""
+    from aprnb.train import run
+    digests = []
+
+    class Poisoned(run.Trainer):
+        def _measure_norm(self):
+            digests.append((self.state_digest(), self.model.master.tobytes()))
+            if len(digests) == 3:
+                self.g[1234] = value
+            super()._measure_norm()
+    monkeypatch.setattr(run, "Trainer", Poisoned)
+    report = train(base, "poisoned", num_steps=5, force=True)
+    assert report["status"] == "COMPLETED"
+    assert [r["step"] for r in report["per_step_metrics"]] == [0, 1, 3, 4]
+    assert digests[1] != digests[2] == digests[3] != digests[4]
+
+
 def test_only_bad_steps_in_a_row_stop_a_run(base, monkeypatch):
     faulty(monkeypatch, (math.nan, 1.0), {2, 3, 5, 6, 8})
     report = train(base, "scattered", num_steps=8)
