@@ -26,7 +26,10 @@ VERBS = {
     "eval": ("evaluate", "evaluate", "Held-out loss in nats of a model on token shards."),
     "parity": ("parity", "parity", "Compare with another framework, or two backends."),
     "run": ("run", "run", "Continue a prompt."),
+    "bisect": ("bisect", "bisect", "Where two forward passes part, and the likely fault."),
+    "contracts": ("contracts", "contracts", "Promises with falsifiers: form, verdicts, status."),
     "bench": ("bench", "bench", "Speed, beside that of strong libraries on the same device."),
+    "faults": ("faults", "faults", "Mistakes planted on purpose: does each turn its test red?"),
 }
 
 EXIT_CODES = """\b
