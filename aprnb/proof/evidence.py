@@ -1,0 +1,144 @@
+"""Folders of evidence: written by one tool, never typed, and checked file by file.
+
+    evidence/<date>-<name>/
+      record.json               commit, argv, device, versions, digests of inputs and of every file
+      README.md                 made from the other files (page.py)
+      output.txt, dispatch.txt  what was printed; the second name where a training run is told
+      epoch-NNN.metadata.json, summary.json, metrics.jsonl ...    copies from a run's folder
+      verdicts.json             what the falsifiers of contracts said (examine.py)
+
+A record carries the SHA-256 of every file beside it and a seal, the digest of its own text: a file
+that was changed, taken away or added afterwards is named by `verify`. In texts, absolute paths are
+shortened to their last two parts.
+"""
+import contextlib
+import datetime
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+from ..formats.atomic import replace_folder, write_json, write_text
+from .origin import digests, hardware, now, sha256, short, shorten, versions
+from .page import page
+
+SCHEMA = "aprnb-evidence-v1"
+RECORD, README, OUTPUT, DISPATCH = "record.json", "README.md", "output.txt", "dispatch.txt"
+OF_A_RUN = ("config.json", "summary.json", "metrics.jsonl", "events.jsonl", "loss.svg")
+
+
+def dated(parent, name):
+    """<parent>/<date>-<name>, of today."""
+    return Path(parent) / f"{datetime.date.today()}-{name}"
+
+
+@contextlib.contextmanager
+def draft(folder, force=False):
+    """Yield a hidden folder beside `folder`, which takes its place when the block ends.
+
+    Errors: CheckError if `folder` exists without `force`, or holds files that no record of it
+    lists; StorageError.
+    """
+    with replace_folder(folder, _ours(Path(folder)), force) as hidden:
+        yield hidden
+
+
+def _ours(folder):
+    """Pattern of the files that the older record of this name lists."""
+    try:
+        names = RECORD, *_load(folder)["files"]
+    except (OSError, ValueError, KeyError):
+        names = ()
+    return re.compile("|".join(map(re.escape, names)))
+
+
+def attach(folder, files):
+    """Copy files into the folder, under their own names. Those that are not there are left out."""
+    for file in map(Path, files):
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+
+
+def attach_run(folder, run_dir, root):
+    """Copies of what a training run left, apart from its models and states."""
+    run_dir = Path(run_dir)
+    for file in [*(run_dir / name for name in OF_A_RUN), *run_dir.glob("ckpt/*.metadata.json")]:
+        if file.is_file():
+            (folder / file.name).write_bytes(shorten(file.read_bytes(), root))
+
+
+def inputs_of_run(run_dir):
+    """Files and folders that a training run read: --init, tokenizer, datasets. Of a dataset the
+    manifest stands for the shards, whose lengths and checksums it lists."""
+    settings = json.loads((Path(run_dir) / "config.json").read_text())["settings"]
+    given = [settings[name]["value"] for name in ("init", "tokenizer", "dataset", "val_shard")]
+    paths = [Path(path) for path in given if path]
+    return [p / "manifest.json" if (p / "manifest.json").is_file() else p for p in paths]
+
+
+def device_of_run(run_dir):
+    """What a training run says that it ran on; None if it did not end."""
+    file = Path(run_dir) / "summary.json"
+    return json.loads(file.read_text())["device"] if file.is_file() else None
+
+
+def seal(folder, root, name, where, argv, exit_code, seconds, device=None, inputs=(), notes=()):
+    """Write record.json and README.md beside all other files of the folder.
+
+    root: the checkout;  name: of the folder in the end;  where: origin();  argv: what ran;
+    seconds: that it took;  device: that it ran on, None if it did not say;  inputs: files and
+    folders that it read;  notes: sentences of whoever recorded it.
+    """
+    record = {"schema": SCHEMA, "name": name, "date_utc": now(), **where,
+              "argv": [short(word, root) for word in argv], "exit_code": exit_code,
+              "seconds": round(seconds, 2), "device": device, "hardware": hardware(),
+              "versions": versions(), "inputs": digests(inputs, root), "notes": list(notes)}
+    write_text(folder / README, page(folder, record))
+    record |= {"files": {f.name: sha256(f) for f in sorted(folder.iterdir()) if f.name != RECORD}}
+    write_json(folder / RECORD, record | {"seal": _digest(record)})
+
+
+def read_record(folder):
+    """record.json; that of an older tool has `command` for `argv`, and says no device.
+
+    Errors: OSError, ValueError if it is none."""
+    record = _load(Path(folder))
+    return {"argv": record.get("command", []), "device": None, "notes": []} | record
+
+
+def _load(folder):
+    record = json.loads((folder / RECORD).read_text())
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise ValueError(f"its schema is not {SCHEMA}")
+    if not isinstance(record.get("files"), dict):
+        raise ValueError("it lists no files")
+    return record
+
+
+def verify(folder):
+    """What does not stand in the folder as it was recorded, one line each; empty: all does."""
+    folder = Path(folder)
+    try:
+        record = _load(folder)
+    except OSError:
+        return [f"{RECORD}: missing"]
+    except (ValueError, RecursionError) as error:
+        return [f"{RECORD}: changed: {error}"]
+    said = []
+    if "argv" in record and record.get("seal") != _digest(record):  # older records have none
+        said.append(f"{RECORD}: changed")
+    for name, digest in record["files"].items():
+        if not (folder / name).is_file():
+            said.append(f"{name}: missing")
+        elif sha256(folder / name) != digest:
+            said.append(f"{name}: changed")
+    known = {RECORD, *record["files"]}
+    return said + [f"{entry.name}: extra" for entry in sorted(folder.iterdir())
+                   if entry.name not in known]
+
+
+def _digest(record):
+    """Of all of a record apart from its seal."""
+    text = json.dumps({k: v for k, v in record.items() if k != "seal"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
