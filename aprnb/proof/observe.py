@@ -31,10 +31,11 @@ class Observation:
     """What it reported with record_property."""
 
 
-def run_tests(root, nodes, hardware, timeout):
+def run_tests(root, nodes, hardware, timeout, log=None):
     """Observations of all tests that `nodes` name and that run on `hardware`.
 
-    root: the checkout;  hardware: cpu, simulator or gpu;  timeout: seconds for all of them.
+    root: the checkout;  hardware: cpu, simulator or gpu;  timeout: seconds for all of them;
+    log: text file that gets what pytest printed.
     A process that ends in any other way than with a report is one observation, an error.
     """
     with tempfile.TemporaryDirectory(prefix="aprnb-observe-") as folder:
@@ -48,16 +49,24 @@ def run_tests(root, nodes, hardware, timeout):
             done = subprocess.run(command, cwd=root, env=env, timeout=timeout,
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                   errors="replace")
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired as late:
+            _tell(log, (late.stdout or b"").decode(errors="replace"))
             return [*_read(report), Observation(" ".join(nodes), "error",
                                                 f"not done after {timeout} s")]
+        _tell(log, done.stdout)
         seen = _read(report)
         if done.returncode == NO_TESTS:
             seen.append(Observation(" ".join(nodes), "error", f"none of them runs on {hardware}"))
-        elif done.returncode > 1 and not any(o.outcome == "error" for o in seen):
+        elif done.returncode not in (0, 1) and not any(o.outcome == "error" for o in seen):
             last = (done.stdout.strip().splitlines() or [""])[-1]
-            seen.append(Observation(" ".join(nodes), "error", last))
+            seen.append(Observation(" ".join(nodes), "error",
+                                    f"pytest ended with {done.returncode}: {last}"))
         return seen
+
+
+def _tell(log, text):
+    if log is not None:
+        log.write(text)
 
 
 def _read(report):

@@ -1,0 +1,86 @@
+"""One run of contracts, told or recorded as evidence."""
+import io
+import time
+from pathlib import Path
+
+from ..errors import DeviceError, NotFoundError
+from ..formats.atomic import write_json
+from . import evidence
+from .checkout import checkout
+from .contract import load_contracts
+from .examine import document, examine
+from .fault import SIDES
+from .hardware import unusable
+from .origin import origin, require_commit, short, shorten, shown
+from .rows import FILE
+from .status import proven, read_evidence
+from .verdicts import RED
+
+
+def run_contracts(paths, sides, run_dir, argv, commit=None):
+    """The document of verdicts.json for these contracts, all if none is named.
+
+    sides: hardware to run on; None: all that is usable here;  run_dir: folder of a training run or
+    None;  argv: the command line.
+    Errors: those of load_contracts and examine; DeviceError if a GPU is asked for and there is
+    none; NotFoundError if run_dir is no run.
+    """
+    return _told(checkout(), load_contracts(paths), sides, run_dir, argv, commit, None)
+
+
+def record_contracts(output, paths, sides, run_dir, argv, commit=None, notes=(), force=False):
+    """The same, written as evidence into the new folder `output`.
+
+    Errors: those, and UsageError without a commit, CheckError if `output` exists, StorageError.
+    """
+    root, begin, log = checkout(), time.monotonic(), io.StringIO()
+    contracts, where = load_contracts(paths), require_commit(origin(root, commit))
+    with evidence.draft(output, force) as folder:
+        told = _told(root, contracts, sides, run_dir, argv, commit, log)
+        write_json(folder / FILE, told)
+        name = evidence.DISPATCH if run_dir else evidence.OUTPUT
+        (folder / name).write_bytes(shorten(log.getvalue().encode(), root))
+        if run_dir:
+            evidence.attach_run(folder, run_dir, root)
+        evidence.seal(folder, root, Path(output).name, where, argv, 5 if told["counts"][RED] else 0,
+                      time.monotonic() - begin, _devices(told), _inputs(contracts, root, run_dir),
+                      notes)
+    return told
+
+
+def _told(root, contracts, sides, run_dir, argv, commit, log):
+    run = _run_told(run_dir, root) if run_dir else None
+    known = proven(contracts, read_evidence(root / "evidence"))
+    rows = examine(contracts, root, _idle(sides), run_dir, log)
+    return document(rows, origin(root, commit), [short(w, root) for w in argv], run, known)
+
+
+def _run_told(run_dir, root):
+    device = evidence.device_of_run(run_dir)
+    if device is None:
+        raise NotFoundError(f"{run_dir}: no folder of a training run that ended, it has no "
+                            "summary.json")
+    return {"folder": shown(str(run_dir), root), "device": device}
+
+
+def _idle(sides):
+    """Hardware -> why nothing is run on it. Errors: DeviceError."""
+    idle = unusable()
+    for side in sides or ():
+        if side in idle:
+            raise DeviceError(f"contracts run: --hardware {side}: {idle[side]}")
+    unasked = [side for side in SIDES if sides and side not in sides]
+    return idle | {side: "not asked for (--hardware)" for side in unasked}
+
+
+def _devices(told):
+    """What the tests ran on, in one line."""
+    ran = {f"{r['hardware']}: {r['device']}" for r in told["verdicts"] if r["observations"]}
+    return "; ".join(sorted(ran)) or None
+
+
+def _inputs(contracts, root, run_dir):
+    nodes = {node for c in contracts for f in c.falsifiers for node in f.binding.tests}
+    tests = {root / node.partition("::")[0] for node in nodes}
+    return [*(c.path for c in contracts), *sorted(tests),
+            *(evidence.inputs_of_run(run_dir) if run_dir else ())]

@@ -1,0 +1,146 @@
+"""What is proven, where, and how old the evidence is: read from evidence/ anew each time.
+
+Nothing that a record claims is believed. Its files must have their digests, and every verdict is
+drawn again from the outcomes and numbers beside it; where either does not fit, it is TAMPERED.
+Evidence counts only for the binding that it was taken for: when a contract's tests, bounds or
+hardware change, its falsifiers wait to be run again.
+"""
+import datetime
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .evidence import read_record, verify
+from .fault import SIDES
+from .rows import FILE, SCHEMA, bound, judged_again
+from .verdicts import DISCHARGED, NOT_RUN, RED
+
+TAMPERED = "TAMPERED"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One folder of evidence as it stands now."""
+
+    name: str
+    problems: tuple
+    """What was changed, is missing or was added; empty: nothing."""
+    rows: tuple = ()
+    """Of verdicts.json."""
+    date: str = ""
+    """UTC, ISO 8601."""
+    commit: str = ""
+    tree_clean: bool | None = None
+
+
+@dataclass(frozen=True)
+class Proven:
+    """What is known of one falsifier now."""
+
+    falsifier: object
+    verdict: str
+    reason: str
+    evidence: Evidence | None = None
+    row: dict = field(default_factory=dict)
+
+    @property
+    def hardware(self):
+        return self.falsifier.binding.hardware
+
+    def days(self, today):
+        """Age of the evidence; None without any."""
+        if self.evidence is None or not self.evidence.date:
+            return None
+        return (today - datetime.date.fromisoformat(self.evidence.date[:10])).days
+
+
+def read_evidence(parent):
+    """Every folder of evidence in `parent`, newest first; hidden folders and files are not."""
+    parent = Path(parent)
+    folders = [f for f in parent.iterdir() if f.is_dir() and not f.name.startswith(".")
+               ] if parent.is_dir() else []
+    # one that cannot say when it was made might be the newest
+    return sorted(map(_read, folders), key=lambda e: (e.date or "9", e.name), reverse=True)
+
+
+def _read(folder):
+    problems, rows, told = verify(folder), [], ()
+    try:
+        record = read_record(folder)
+        told = str(record["date_utc"]), str(record["commit"]), record["tree_clean"]
+    except (OSError, ValueError, KeyError, RecursionError):
+        pass  # verify has said so
+    try:
+        for row, again in _judged_again(folder):
+            rows.append(row)
+            if again.word != row["verdict"]:
+                problems.append(f"{FILE}: {row['falsifier']} is called {row['verdict']}, its own "
+                                f"data say {again.word}: {again.reason}".rstrip(": "))
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        problems.append(f"{FILE}: cannot be judged: {type(error).__name__} {error}")
+    return Evidence(folder.name, tuple(problems), tuple(rows), *told)
+
+
+def _judged_again(folder):
+    """(row, verdict that follows from it) of every row of verdicts.json, if there is one."""
+    if not (folder / FILE).is_file():
+        return
+    document = json.loads((folder / FILE).read_text())
+    if document["schema"] != SCHEMA:
+        raise ValueError(f"its schema is not {SCHEMA}")
+    for row in document["verdicts"]:
+        yield row, judged_again(row, folder if document["run"] else None)
+
+
+def proven(contracts, evidence):
+    """Falsifier id -> Proven, for every falsifier of the contracts.
+
+    The newest evidence in which it was run for the binding that it has now counts, or, without
+    any, the reason why it was not run.  evidence: read_evidence().
+    """
+    return {f.id: _of(f, evidence) for contract in contracts for f in contract.falsifiers}
+
+
+def _of(falsifier, evidence):
+    asked, best = bound(falsifier.binding), None
+    for folder in evidence:
+        row = next((r for r in folder.rows if r.get("falsifier") == falsifier.id), None)
+        if row is None:
+            continue
+        if folder.problems:
+            return Proven(falsifier, TAMPERED, folder.problems[0], folder, row)
+        changed = [key for key, value in asked.items() if key != "faults" and row.get(key) != value]
+        if changed:
+            best = best or Proven(falsifier, NOT_RUN, f"its {' and '.join(changed)} changed since "
+                                                      f"{folder.name}")
+        elif row["verdict"] != NOT_RUN:
+            return Proven(falsifier, row["verdict"], row["reason"], folder, row)
+        else:
+            best = best or Proven(falsifier, NOT_RUN, row["reason"])
+    return best or Proven(falsifier, NOT_RUN, "never run with a record: contracts run --output")
+
+
+def supported_status(contract, known):
+    """The highest status that the evidence supports, in the usual vocabulary.
+
+    known: proven(). DRAFT_RED if anything is red or tampered with; ACTIVE_ALGORITHM_LEVEL if all
+    falsifiers of CPU and simulator are discharged, ACTIVE_RUNTIME if those of the GPU are too.
+    """
+    mine = [known[f.id] for f in contract.falsifiers]
+    if any(p.verdict in (RED, TAMPERED) for p in mine):
+        return "DRAFT_RED"
+    device = [p.verdict == DISCHARGED for p in mine if p.hardware == "gpu"]
+    host = [p.verdict == DISCHARGED for p in mine if p.hardware != "gpu"]
+    if all(host) and all(device) and device:
+        return "ACTIVE_RUNTIME"
+    if all(host) and host:
+        return "ACTIVE_ALGORITHM_LEVEL"
+    return "DRAFT_PARTIAL_DISCHARGE" if any(host + device) else "DRAFT"
+
+
+def where(contract, known):
+    """Hardware -> (falsifiers discharged there, falsifiers bound there), where there are any."""
+    mine = [known[f.id] for f in contract.falsifiers]
+    counts = {side: [p.verdict == DISCHARGED for p in mine if p.hardware == side]
+              for side in SIDES}
+    return {side: (sum(each), len(each)) for side, each in counts.items() if each}
