@@ -26,6 +26,37 @@ def test_first_step_in_closed_form():
     np.testing.assert_allclose(v, (1 - BETA2) * g * g)
 
 
+def test_eps_is_added_to_the_root():
+    """At gradients of 1e-8, eps counts as much as they do: half a step."""
+    w, m, v = np.zeros(1), np.zeros(1), np.zeros(1)
+    adamw(w, None, m, v, one(1e-8, float), one(0.1, float), one(1 - BETA1, float),
+          one(1 - BETA2, float), one(1.0, float), BETA1, BETA2, EPS, DECAY, 0)
+    assert w[0] == pytest.approx(-0.1 / 2, rel=1e-9)
+
+
+PYTORCH = {  # torch.optim.AdamW 2.13, float64: step -> weights with decay 0.1, and with none
+    1: ([0.497900472495602, -1.0017995748670099, 1.9995181358049727, 0.002999349952948865],
+        [0.49800044999728943, -1.0019995298703848, 1.9999180458117225, 0.0029995499079522397]),
+    10: ([0.49048322665833455, -1.0023423493216124, 1.9962560474611903, 0.009906056291345252],
+         [0.49146084164326437, -1.0043314872943092, 2.000218221747127, 0.009921266464051056]),
+    100: ([0.4842380364064706, -0.9946237890135681, 1.9796778007778622, 0.0120483775360368],
+          [0.48929691096633177, -1.004991566198664, 2.0003165819344813, 0.012162863052321641])}
+
+
+def test_hundred_steps_of_pytorch():
+    """Rate 1e-3 (1 + cos 0.03 t), gradient i of step t: s_i sin(0.7 t + i). One of the gradients
+    is no larger than eps."""
+    sizes, start = np.array([1.0, 1e-3, 1e-9, 0.3]), [0.5, -1.0, 2.0, 1e-3]
+    w, m, v = np.array(start * 2), np.zeros(8), np.zeros(8)
+    for t in range(1, 101):
+        g = np.tile(sizes * np.sin(0.7 * t + np.arange(4)), 2)
+        adamw(w, None, m, v, g, one(1e-3 * (1 + math.cos(0.03 * t)), float),
+              one(1 - BETA1 ** t, float), one(1 - BETA2 ** t, float), one(1.0, float), BETA1,
+              BETA2, EPS, DECAY, 4)
+        if t in PYTORCH:
+            np.testing.assert_allclose(w, np.concatenate(PYTORCH[t]), rtol=1e-12)
+
+
 def scalar_trace(w, gradients, rates, clips, decayed):
     """AdamW by the paper, one parameter at a time in Python floats."""
     m = v = 0.0

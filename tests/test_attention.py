@@ -49,6 +49,12 @@ def test_oracle_against_the_definition(shape):
     np.testing.assert_allclose(forward(qkv, shape[2])[0], naive(qkv, shape[2]), atol=1e-12)
 
 
+def test_large_scores_in_the_oracle():
+    """Scores of hundreds, beyond the range of exp: the largest is taken off first."""
+    qkv = packed((1, 70, 2, 1, 4), F32, 12.0)
+    np.testing.assert_allclose(forward(qkv, 2)[0], naive(qkv.astype(np.float64), 2), atol=1e-3)
+
+
 def test_gradients_against_central_differences():
     shape = (2, 7, 4, 2, 6)
     qkv, do = packed(shape, np.float64), normal(1, (2, 7, 4, 6), np.float64)

@@ -27,6 +27,34 @@ def test_gradients_against_central_differences():
         assert_gradient(name, loss, array, gradient)
 
 
+@pytest.mark.parametrize("shape", [(3, 5, 7), (5, 4, 4)], ids=["oblong", "square"])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("dtype", [np.float64, BF16], ids=["f64", "bf16"])
+def test_oracle_against_the_definition(shape, biased, dtype):
+    """Term by term; an odd number of rows, and a square weight, which may be taken for its
+    transpose and still fit."""
+    R, K, N = shape
+    x, w, b = normal(0, (R, K), dtype), normal(1, (N, K), dtype), normal(2, N, dtype)
+    y = blank((R, N), dtype)
+    linear_forward(y, x, w, b if biased else None)
+    x, w, b = (a.astype(np.float64) for a in (x, w, b))
+    want = [[sum(x[r, k] * w[n, k] for k in range(K)) + biased * b[n] for n in range(N)]
+            for r in range(R)]
+    np.testing.assert_allclose(y.astype(np.float64), want, rtol=2 ** -8 if dtype == BF16 else 1e-12)
+
+
+def test_the_oracle_adds_or_overwrites():
+    """Without accumulate what stood there is gone, NaN included; with it both gradients count."""
+    x, w, dy = (normal(i, s, np.float64) for i, s in enumerate([(4, 5), (3, 5), (4, 3)]))
+    dx, dw, db = blank((4, 5), np.float64), blank((3, 5), np.float64), blank(3, np.float64)
+    linear_backward(dx, dw, db, dy, x, w, False)
+    once = dw.copy(), db.copy()
+    linear_backward(dx, dw, db, dy, x, w, True)
+    np.testing.assert_allclose(dw, 2 * once[0])
+    np.testing.assert_allclose(db, 2 * once[1])
+    np.testing.assert_allclose(once[1], dy.sum(axis=0))
+
+
 @SHAPES
 @MIXED
 @pytest.mark.parametrize("biased", [False, True])
@@ -58,6 +86,15 @@ def test_backward(shape, types, accumulate):
     judge("linear", "linear_backward", {
         "dx": blank((R, K), dtype), "dw": dw, "db": start(1, N), "dy": dy, "x": x, "w": w,
         "accumulate": accumulate}, ("dx", "dw", "db"), peer=own)
+
+
+@lanes([(3, 4, 4)], [(64, 896, 896)])
+def test_a_square_weight(shape):
+    """It fits transposed too, and the output projection of attention is one."""
+    R, K, N = shape
+    x, w = normal(0, (R, K), F32), normal(1, (N, K), F32, K ** -0.5)
+    judge("linear", "linear_forward", {"y": blank((R, N), F32), "x": x, "w": w, "b": None}, ("y",),
+          peer={"y": in_order(x, w)})
 
 
 @lanes([(3, 5, 7)], [(64, 896, 1152)])

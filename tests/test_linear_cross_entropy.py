@@ -46,6 +46,22 @@ def test_gradients_against_central_differences():
     assert_gradient("dw", loss, w, dw)
 
 
+def test_rows_without_a_target_count_for_nothing():
+    """In two chunks; what the outputs held before is gone."""
+    R, C, V = 5, 4, 6
+    x, w = normal(0, (R, C), np.float64), normal(1, (V, C), np.float64)
+    targets = np.array([0, -1, -7, 2, -1], np.int32)
+    losses, dx, dw = (blank(s, np.float64) for s in (R, (R, C), (V, C)))
+    linear_cross_entropy_backward(losses, dx, dw, np.empty((3, V)), x, w, targets, np.ones(1),
+                                  False)
+    kept = targets >= 0
+    assert not losses[~kept].any() and not dx[~kept].any() and losses[kept].all()
+    alone = blank((V, C), np.float64)
+    linear_cross_entropy_backward(blank(2, F32), blank((2, C), np.float64), alone,
+                                  np.empty((2, V)), x[kept], w, targets[kept], np.ones(1), False)
+    np.testing.assert_allclose(dw, alone, atol=1e-15)
+
+
 def closed_forms(run):
     """Constant logits cost ln V; logits of +-100 neither overflow nor lose the loss."""
     V = 7

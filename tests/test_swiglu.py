@@ -1,4 +1,6 @@
 """SwiGLU on packed gate and up: oracle gradient, kernels against the oracle."""
+import math
+
 import numpy as np
 
 from aprnb.oracle.swiglu import swiglu_backward, swiglu_forward
@@ -6,6 +8,14 @@ from judge import DTYPES, assert_gradient, blank, judge, lanes, normal, run_kern
 from tolerance import F32
 
 SHAPES = lanes([(1, 1), (3, 31), (2, 33)], [(5, 257), (512, 4864)])
+
+
+def test_oracle_against_the_definition():
+    """The gate stands left, up stands right."""
+    gu, y = normal(0, (3, 10), np.float64), np.empty((3, 5))
+    swiglu_forward(y, gu)
+    want = [[g / (1 + math.exp(-g)) * u for g, u in zip(row[:5], row[5:])] for row in gu]
+    np.testing.assert_allclose(y, want, rtol=1e-12)
 
 
 def test_gradient_against_central_differences():
