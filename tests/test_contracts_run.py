@@ -1,5 +1,6 @@
 """Verdicts of contracts: drawn by tests that really run, recorded, and drawn again by status."""
 import hashlib
+import io
 import json
 import math
 import shutil
@@ -12,7 +13,7 @@ import small_checkout as small
 from runs import refused
 
 from aprnb.proof.contract import Binding, Contract, Falsifier, Value
-from aprnb.proof.observe import Observation
+from aprnb.proof.observe import Observation, run_tests
 from aprnb.proof.status import Proven, proven, read_evidence, supported_status
 from aprnb.proof.verdicts import judge, read_value
 
@@ -424,3 +425,15 @@ def test_a_run_that_does_not_say_the_number_is_red(tmp_path, text):
 def test_a_file_below_the_run_is_found_beside_the_evidence(tmp_path):
     (tmp_path / "epoch-000.metadata.json").write_text('{"val_loss": 2.5}')
     assert read_value(tmp_path, "ckpt/epoch-000.metadata.json:val_loss") == 2.5
+
+
+def test_tests_that_take_too_long_are_red_and_what_they_printed_is_kept(house):
+    (house[0] / "tests/test_small.py").write_text(
+        "import time\n\ndef test_passes():\n    pass\n\ndef test_hangs():\n    time.sleep(60)\n")
+    nodes = [f"tests/test_small.py::test_{name}" for name in ("passes", "hangs")]
+    seen = run_tests(house[0], nodes, "cpu", 2, log := io.StringIO())
+    binding = replace(BINDING, value=None, tests=tuple(nodes))
+    assert judge(binding, seen).word == "RED"
+    assert "not done after 2 s" in judge(binding, seen).reason
+    assert judge(replace(binding, tests=(nodes[0],)), seen).word == "DISCHARGED"
+    assert log.getvalue().startswith(".")

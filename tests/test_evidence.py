@@ -88,7 +88,8 @@ def test_the_page_names_command_note_and_what_is_not_proven(told):
     text = (told[0] / "README.md").read_text()
     for words in ("print(", "Weights are random.", COMMIT, "exit code 0", "## Hardware",
                   "Any contract: no falsifier was run", "one run on one machine",
-                  "the tree was not seen clean"):
+                  "the tree was not seen clean", "COMPLETED: 20 steps",
+                  f"{told[1]['corpus_entropy_nats']:.4f} nats, the entropy of the corpus"):
         assert words in text, words
 
 

@@ -62,9 +62,18 @@ def _training(folder):
                      _nats(summary.get("ln_vocab")), _number(epoch["val_ppl"]),
                      _number(median(s["tokens_per_sec"] for s in mine) if mine else None),
                      _number(mine[-1]["lr"] if mine else None), _number(epoch["grad_norm_max"])))
-    says = (f"\n\n{summary['status']}: {summary['detail']}. Device: {summary['device']}. ln V is "
-            "the loss of a uniform guess." if summary else "")
-    return _table("Training, epoch by epoch", TRAINING, rows) + says
+    return _table("Training, epoch by epoch", TRAINING, rows) + _says(summary)
+
+
+def _says(summary):
+    """How the run ended, and what its losses are to be compared with."""
+    if not summary:
+        return "\n\nThe run did not end: it left no summary."
+    entropy = summary.get("corpus_entropy_nats")
+    knows = (f" A model that knows only how often each token comes scores {entropy:.4f} nats, the "
+             "entropy of the corpus." if entropy is not None else "")
+    return (f"\n\n{summary['status']}: {summary['detail']}. Device: {summary['device']}. ln V is "
+            f"the loss of a uniform guess.{knows}")
 
 
 def _steps(file):
