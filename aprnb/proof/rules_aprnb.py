@@ -1,0 +1,181 @@
+"""Our own rules: a claim is bound to tests that exist, to faults that they must catch, and its
+value has a unit and two sides.
+
+Each function yields (line, rule, message). A value of the wrong type is schema.py's matter and
+passes here.
+"""
+import ast
+import functools
+import re
+
+from .finding import short
+from .schema import HARDWARE, UNITS
+
+TEST = re.compile(r"(tests/[\w/-]+\.py)::(test\w*)(\[.+\])?")
+RUN = re.compile(r"[\w-]+(?:[/.][\w-]+)*\.json:[\w.]+")
+TYPED = ("DRAFT", "DRAFT_RED", "PROPOSED")
+"""The only statuses that may be typed: they claim nothing."""
+DERIVED = ("discharge_status", "evidence_discharged_by", "full_discharge_blocks_on")
+
+
+def judge_aprnb(root, checkout, faults):
+    """Every breach in a contract.
+
+    checkout: the folder that holds tests/;  faults: the registry, id -> Fault.
+    """
+    yield from _status(root)
+    if not root.maps("falsification_tests"):
+        yield (root.line_of("falsification_tests"), "APRNB-008",
+               "no falsification test: a claim that nothing can refute")
+    for i, test in enumerate(root.maps("falsification_tests")):
+        where = f"falsification_tests[{i}]"
+        yield from _typed_verdict(test, where)
+        binding = test.get("aprnb")
+        if binding is None:
+            yield (test.line_of("aprnb"), "APRNB-009",
+                   f"{where}: no `aprnb` map: bind it to tests and planted faults")
+        elif isinstance(binding.value, dict):
+            yield from _binding(binding, f"{where}.aprnb", checkout, faults)
+
+
+def _status(root):
+    metadata = root.get("metadata")
+    if metadata is None or not isinstance(metadata.value, dict):
+        return
+    status = metadata.text("status")
+    if status and status not in TYPED:
+        yield (metadata.line_of("status"), "APRNB-020",
+               f"metadata.status: {short(status)} is derived by `aprnb contracts status` from "
+               f"evidence, never typed; at most {', '.join(TYPED)}")
+
+
+def _typed_verdict(test, where):
+    for key in DERIVED:
+        if test.get(key) is not None:
+            yield (test.line_of(key), "APRNB-020",
+                   f"{where}: `{key}` is derived by `aprnb contracts status` from evidence, "
+                   "never typed")
+
+
+def _binding(binding, where, checkout, faults):
+    hardware = binding.text("hardware")
+    if hardware is not None and hardware not in HARDWARE:
+        yield (binding.line_of("hardware"), "APRNB-013",
+               f"{where}.hardware: need one of {', '.join(HARDWARE)}, got {short(hardware)}")
+    yield from _tests(binding, where, checkout)
+    yield from _faults(binding, where, hardware, faults)
+    value = binding.get("value")
+    if value is not None and isinstance(value.value, dict):
+        yield from _value(value, f"{where}.value", binding.text("run"))
+    yield from _run(binding, where)
+
+
+def _tests(binding, where, checkout):
+    if _empty(binding, "tests"):
+        yield (binding.line_of("tests"), "APRNB-012",
+               f"{where}.tests: name a test, such as tests/test_rope.py::test_rotation")
+    for node in binding.list("tests"):
+        if isinstance(node.value, str):
+            problem = _missing_test(node.value, checkout)
+            if problem:
+                yield node.line, "APRNB-012", f"{where}.tests: {short(node.value)}: {problem}"
+
+
+def _missing_test(node, checkout):
+    """Why pytest could not run a node, or None."""
+    named = TEST.fullmatch(node)
+    if named is None:
+        return "need tests/<file>.py::test_<name>, perhaps with [one case]"
+    path = checkout / named[1]
+    if not path.is_file():
+        return "there is no such file"
+    if named[2] not in functions_of(path):
+        return f"the file has no function {named[2]}"
+    return None
+
+
+@functools.cache
+def functions_of(path):
+    """Names of the functions at the top of a Python file; none where it does not parse."""
+    try:
+        return {item.name for item in ast.parse(path.read_text()).body
+                if isinstance(item, ast.FunctionDef)}
+    except (SyntaxError, UnicodeDecodeError):
+        return set()
+
+
+def _faults(binding, where, hardware, faults):
+    if _empty(binding, "faults"):
+        yield (binding.line_of("faults"), "APRNB-010",
+               f"{where}.faults: name a planted fault that turns the tests red; a test that was "
+               "never seen to fail proves nothing")
+    for node in binding.list("faults"):
+        if not isinstance(node.value, str):
+            continue
+        if node.value not in faults:
+            yield (node.line, "APRNB-011",
+                   f"{where}.faults: the registry has no {short(node.value)}; "
+                   "`aprnb faults list` names them")
+        elif hardware in HARDWARE and hardware not in faults[node.value].plants:
+            yield (node.line, "APRNB-011",
+                   f"{where}.faults: {node.value} has no plant for {hardware}, where the tests run")
+
+
+def _empty(binding, key):
+    found = binding.get(key)
+    return found is None or found.value == []
+
+
+def _value(value, where, run):
+    unit = value.text("unit")
+    if unit is not None and unit not in UNITS:
+        got = f"got {short(unit)}" if unit else "there is none"
+        yield (value.line_of("unit"), "APRNB-014",
+               f"{where}.unit: need one of {', '.join(UNITS)}; {got}")
+    elif unit and unit != "nats" and _is_loss(value, run):
+        yield (value.line_of("unit"), "APRNB-018",
+               f"{where}.unit: this is a loss, and a loss is in nats, not {unit}")
+    yield from _bounds(value, where)
+
+
+def _is_loss(value, run):
+    """Whether a value is a loss, by its name or by that of the key which it is read from."""
+    return any("loss" in (name or "").lower() for name in (value.text("quantity"), run))
+
+
+def _bounds(value, where):
+    for side, other in (("lower", "upper"), ("upper", "lower")):
+        if value.get(side) is None:
+            yield (value.line_of(other), "APRNB-015",
+                   f"{where}: no `{side}` bound: a value that is absurd on that side would pass")
+    lower, upper = (_number(value.get(side)) for side in ("lower", "upper"))
+    if lower is None or upper is None:
+        return
+    if lower >= upper:
+        yield (value.line_of("lower"), "APRNB-016",
+               f"{where}: lower {lower} is not below upper {upper}")
+        return
+    if value.get("plausible") is None:
+        return
+    band = [_number(node) for node in value.list("plausible")]
+    if None not in band and not (len(band) == 2 and lower <= band[0] < band[1] <= upper):
+        yield (value.line_of("plausible"), "APRNB-017",
+               f"{where}.plausible: need two rising numbers within {lower} to {upper}, "
+               f"got {str(band):.60}")
+
+
+def _number(node):
+    """The number of a node; None where it is something else."""
+    return node.value if node is not None and type(node.value) in (int, float) else None
+
+
+def _run(binding, where):
+    run = binding.text("run")
+    if not run:
+        return
+    if RUN.fullmatch(run) is None:
+        yield (binding.line_of("run"), "APRNB-019",
+               f"{where}.run: need FILE.json:KEY of a run folder, got {short(run)}")
+    elif binding.get("value") is None:
+        yield (binding.line_of("run"), "APRNB-019",
+               f"{where}.run: no `value` with unit and bounds to judge the number by")
