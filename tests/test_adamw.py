@@ -82,6 +82,21 @@ def test_hundred_steps_against_a_scalar_loop():
         np.testing.assert_allclose((w[i], m[i], v[i]), want, rtol=1e-12)
 
 
+@lanes([(37,)], [(1_000_003,)])
+def test_kernel_with_gradients_as_small_as_eps(shape):
+    n, t = shape[0], 7
+    judge("adamw", "adamw", small_gradients(n, None, t), ("w", "m", "v"))
+
+
+def small_gradients(n, work, t):
+    """Weights of zero, so that the step alone is seen; the rate makes it about 1."""
+    return {"w": np.zeros(n, F32), "work": work, "m": normal(1, n, F32, 1e-8),
+            "v": normal(2, n, F32, 1e-8) ** 2, "g": normal(3, n, F32, 1e-8), "lr": one(1.0),
+            "correction1": one(1 - BETA1 ** t), "correction2": one(1 - BETA2 ** t),
+            "clip": one(1.0), "beta1": BETA1, "beta2": BETA2, "eps": EPS, "decay": DECAY,
+            "decayed": 0}
+
+
 @lanes([(1,), (37,)], [(1_000_003,)])
 @DTYPES
 @pytest.mark.parametrize("decayed", [0, 0.5, 1])

@@ -83,6 +83,22 @@ def test_tied_table_receives_the_gradients_of_both_uses():
                                rtol=1e-12, atol=1e-15)
 
 
+def test_a_tied_head_is_the_embedding_itself():
+    """Not a copy: what training changes of the one is changed of the other."""
+    model = Model.random(QWEN, open_backend("cpu", "fp32"), seed=0)
+    decoder, table = model.decoder(1, 4, training=False), model.weights["model.embed_tokens.weight"]
+    assert np.shares_memory(decoder.head, table) and decoder.head.tobytes() == table.tobytes()
+
+
+def test_a_loss_is_computed_anew():
+    """Whatever the logits buffer holds: nothing yet, or the gradient of the backward pass."""
+    side = Float64(QWEN, 2, 5)
+    loss = side.loss()
+    assert np.isfinite(loss)
+    side.gradients()
+    assert side.loss() == loss
+
+
 def test_a_future_token_changes_nothing_before_it():
     side = Float64(QWEN, 1, 9)
     side.decoder.forward(side.ids)
@@ -103,6 +119,27 @@ def test_positions_matter():
     assert np.abs(q[0] - q[3]).max() > 1e-3
 
 
+def test_key_heads_shared_by_seven_queries_equal_repeated_ones(record_property):
+    """14 query heads on 2 key heads, as in Qwen2.5-0.5B, and on 14 of which seven are equal."""
+    backend = open_backend("cpu", "fp32")
+    config = ModelConfig("qwen2", 16, 2, 14, 2, 4, 24, 61, 64, 1e4, 1e-6, True,
+                         initializer_range=0.3)
+    shared = Model.random(config, backend, seed=0)
+    repeated = Model.random(config.with_(num_kv_heads=14), backend, seed=1)
+    rng, ids = np.random.default_rng(0), np.arange(33, dtype=np.int32)
+    for name in shared.table.tensors:
+        values = shared.weights[name]
+        if name.endswith(".bias"):
+            values[...] = rng.normal(size=values.shape)
+        if "k_proj" in name or "v_proj" in name:
+            values = values.reshape(2, 4, -1).repeat(7, axis=0)
+        repeated.weights[name][...] = values.reshape(repeated.weights[name].shape)
+    a, b = (model.decoder(1, 33, training=False).forward(ids).astype(np.float64).ravel()
+            for model in (shared, repeated))
+    record_property("cosine", a @ b / np.sqrt(a @ a * (b @ b)))
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_evaluation_buffers_shared_by_layers_give_the_training_loss():
     model = Model.random(QWEN, open_backend("cpu", "fp32"), seed=0)
     ids = np.arange(8, dtype=np.int32) % QWEN.vocab_size
@@ -112,6 +149,19 @@ def test_evaluation_buffers_shared_by_layers_give_the_training_loss():
         decoder.forward(ids)
         losses.append(decoder.losses(ids[::-1].copy()).copy())
     np.testing.assert_array_equal(*losses)
+
+
+@pytest.mark.parametrize("recompute", ["ffn", "block"])
+def test_recomputed_activations_give_the_same_gradients(recompute):
+    """Layers share buffers, and backward fills them anew."""
+    ids = np.random.default_rng(0).integers(0, QWEN.vocab_size, (2, 9)).astype(np.int32)
+    gradients = []
+    for how in ("none", recompute):
+        model = Model.random(QWEN.with_(num_layers=3), open_backend("cpu", "fp32"), seed=0)
+        trainer = Trainer(model, 2, 2, 8, OptimiserSettings(), how)
+        trainer.gradients(ids[:, :-1].copy(), ids[:, 1:].copy())
+        gradients.append(trainer.g.copy())
+    np.testing.assert_array_equal(*gradients)
 
 
 def test_a_float32_residual_stream_rounds_less():

@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from agreement import worst_cosine, worst_divergence
 from click.testing import CliRunner
 from shared import DATA, shared
 
@@ -10,14 +11,46 @@ from aprnb.backend import open_backend
 from aprnb.cli import group, main
 from aprnb.cli.parity import read_reference
 from aprnb.formats.model_file import open_model
+from aprnb.model.instance import Model
+from aprnb.model.stages import all_logits, departure
 from aprnb.train.parity import compare_with_reference
+from aprnb.train.step import OptimiserSettings, Trainer
 
-LLAMA = DATA / "parity" / "llama-f16"
+LLAMA, QWEN = (DATA / "parity" / name for name in ("llama-f16", "qwen2-bf16"))
 
 
 def rows(folder, reference, backend=None):
     with open_model(folder) as source:
         return compare_with_reference(source, backend or open_backend("cpu", "fp32"), reference)
+
+
+def qwen_on_cpu():
+    with open_model(QWEN) as source:
+        return Model.from_file(source, open_backend("cpu", "fp32"))
+
+
+def test_qwen2_predicts_what_pytorch_does(record_property):
+    """14:2 heads, biases, a tiny embedding, theta 1e6, a tied head; 48 positions: at one alone
+    neither RoPE nor the mask counts."""
+    reference, model = read_reference(QWEN / "reference.npz"), qwen_on_cpu()
+    decoder = model.decoder(1, 48, training=False)
+    decoder.forward(reference["input_ids"].reshape(-1))
+    got, want = all_logits(model, decoder), reference["logits_last"][0]
+    record_property("worst_cosine", worst_cosine(got, want))
+    assert worst_cosine(got, want) > 1 - 1e-8
+    assert worst_divergence(got, want) < 1e-8
+    assert departure(got, want) < 1e-5
+
+
+def test_qwen2_gradients_equal_pytorch():
+    """Loss and every gradient tensor of 47 next tokens."""
+    reference, model = read_reference(QWEN / "reference.npz"), qwen_on_cpu()
+    trainer = Trainer(model, 1, None, 47, OptimiserSettings())
+    ids = reference["input_ids"]
+    loss, _ = trainer.gradients(ids[:, :-1].copy(), ids[:, 1:].copy())
+    assert loss == pytest.approx(float(reference["window_loss"]), rel=1e-6)
+    for name in model.table.tensors:
+        assert departure(trainer.grads[name], reference[f"window_grad/{name}"]) < 1e-5, name
 
 
 def departing(checks):

@@ -5,7 +5,7 @@ import pytest
 from aprnb.oracle.rmsnorm import (add_rmsnorm_backward, add_rmsnorm_forward, rmsnorm_backward,
                                   rmsnorm_forward)
 from judge import STREAMS, assert_gradient, blank, judge, lanes, normal, oracle_results
-from tolerance import F32, assert_agrees
+from tolerance import BF16, F32, assert_agrees
 
 SHAPES = lanes([(1, 1), (3, 17), (2, 33)], [(5, 31), (5, 32), (7, 255), (7, 257), (1024, 896)])
 
@@ -48,6 +48,23 @@ def test_eps_is_added_to_the_mean_square():
         rmsnorm_forward(out, rstd, x, w, eps)
         np.testing.assert_allclose(out, 1e-3 / np.sqrt(1e-6 + eps), rtol=1e-12)
     assert y[1e-6][0, 0] / y[1e-5][0, 0] == pytest.approx(np.sqrt(11 / 2))
+
+
+def test_statistics_are_kept_in_float32():
+    """Rows in bfloat16: the root mean square is right to float32's last places nevertheless."""
+    a = forward_arguments((5, 896), BF16)
+    rmsnorm_forward(*a.values())
+    want = 1 / np.sqrt((a["x"].astype(np.float64) ** 2).mean(axis=1) + 1e-6)
+    np.testing.assert_allclose(a["rstd"], want, rtol=1e-6)
+
+
+def test_the_norm_reads_the_sum_as_stored():
+    """In bfloat16 the stored sum is rounded: backward reads that one, so forward does too."""
+    x, r, w = normal(0, (3, 64), BF16), normal(1, (3, 64), BF16), normal(2, 64, BF16)
+    s, y, rstd, alone = blank(x.shape, BF16), blank(x.shape, BF16), blank(3, F32), blank(3, F32)
+    add_rmsnorm_forward(s, y, rstd, x, r, w, 1e-6)
+    rmsnorm_forward(y, alone, s, w, 1e-6)
+    assert rstd.tobytes() == alone.tobytes()
 
 
 def forward_arguments(shape, dtype, residual=None, scale=1.0, eps=1e-6):

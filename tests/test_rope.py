@@ -7,8 +7,8 @@ import pytest
 
 from aprnb.config import PRESETS, RopeScaling
 from aprnb.model.rope_table import rope_table
-from aprnb.oracle.rope import rope_backward, rope_forward
-from judge import DTYPES, assert_gradient, judge, lanes, normal, run_kernel
+from aprnb.oracle.rope import rope_backward, rope_backward_bias, rope_forward
+from judge import DTYPES, assert_gradient, blank, judge, lanes, normal, run_kernel
 from tolerance import F32
 
 # (B, T, N, rotated heads, D)
@@ -91,6 +91,31 @@ def test_gradient_against_central_differences():
     dx = weight.copy()
     rope_backward(dx, *tables, 3)
     assert_gradient("dx", loss, start, dx)
+
+
+def check_bias_gradient(run, dtype):
+    """dx as rope_backward leaves it; db its column sums over all heads, added to what is there."""
+    dx, (cos, sin), start = normal(0, (2, 3, 4, 6), dtype), angles(3, 6), normal(1, 24, F32)
+    turned = dx.astype(np.float64)
+    rope_backward(turned, cos.astype(np.float64), sin.astype(np.float64), 3)
+    for accumulate in (False, True):
+        got = run({"dx": dx.copy(), "db": start.copy() if accumulate else blank(24, F32),
+                   "cos": cos, "sin": sin, "heads": 3, "accumulate": accumulate})
+        np.testing.assert_allclose(got["dx"].astype(np.float64), turned, atol=1e-6)
+        want = turned.reshape(6, 24).sum(axis=0) + (start if accumulate else 0)
+        np.testing.assert_allclose(got["db"], want, atol=1e-6)
+
+
+def test_bias_gradient_of_the_oracle():
+    def run(arguments):
+        rope_backward_bias(**arguments)
+        return arguments
+    check_bias_gradient(run, F32)
+
+
+@lanes([(2, 3, 4, 3, 6)])
+def test_bias_gradient_of_the_kernel(shape):
+    check_bias_gradient(lambda arguments: run_kernel("rope", "rope_backward_bias", arguments), F32)
 
 
 @SHAPES

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from judge import blank, judge, normal
+from test_adamw import small_gradients
 from tolerance import BF16, F32
 
 BETA1, BETA2, EPS, DECAY = 0.9, 0.95, 1e-8, 0.1
@@ -29,6 +30,14 @@ def test_update(n, dtype, share):
     """One vector, a whole block, one vector more, many blocks; how much of it is decayed."""
     judge("adamw", "adamw", arguments(n, dtype, int(share * n) // 4 * 4),
           ("w", "m", "v") if dtype == F32 else ("w", "work", "m", "v"), room="sm80")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("n", [4, 4 * VECTORS_OF_A_BLOCK + 4])
+def test_gradients_as_small_as_eps(n):
+    # root and quotient are the hardware's approximations
+    judge("adamw", "adamw", small_gradients(n, None, 7), ("w", "m", "v"), room="sm80",
+          allowance=1e-6)
 
 
 @pytest.mark.gpu

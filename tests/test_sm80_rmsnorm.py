@@ -22,6 +22,14 @@ def test_forward(shape, residual):
           room="sm80")
 
 
+@pytest.mark.parametrize("eps", [1e-5, 1e-6])
+@pytest.mark.parametrize("shape", [(3, 24), (19, 896)])
+def test_forward_of_small_values(shape, eps):
+    """Values of 1e-3: their mean square is no larger than eps."""
+    judge("rmsnorm", "rmsnorm_forward", forward_arguments(shape, BF16, scale=1e-3, eps=eps),
+          ("y", "rstd"), room="sm80")
+
+
 @SHAPES
 def test_add_forward(shape, residual):
     add_forward(shape, BF16, residual, "sm80")
