@@ -1,5 +1,6 @@
 """Parity with PyTorch: on a small Llama kept here, on the trained Qwen2 of the shared folder."""
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from shared import DATA, shared
 from aprnb.backend import open_backend
 from aprnb.cli import group, main
 from aprnb.cli.parity import read_reference
+from aprnb.config import ModelConfig
 from aprnb.formats.model_file import open_model
 from aprnb.model.instance import Model
+from aprnb.model.params import build_table
 from aprnb.model.stages import all_logits, departure
 from aprnb.train.parity import compare_with_reference
 from aprnb.train.step import OptimiserSettings, Trainer
@@ -51,6 +54,41 @@ def test_qwen2_gradients_equal_pytorch():
     assert loss == pytest.approx(float(reference["window_loss"]), rel=1e-6)
     for name in model.table.tensors:
         assert departure(trainer.grads[name], reference[f"window_grad/{name}"]) < 1e-5, name
+
+
+# what the simulator takes in seconds; what the rooms of a GPU serve
+TINY = ModelConfig("qwen2", 8, 1, 4, 2, 4, 12, 19, 64, 1e4, 1e-6, True)
+WIDE = ModelConfig("qwen2", 192, 2, 14, 2, 64, 328, 1009, 256, 1e6, 1e-6, True)
+
+
+def predictions(config, device, precision, length):
+    """Logits at every position; biases are as large as what they are added to."""
+    def weights():
+        rng = np.random.default_rng(0)
+        for name, row in build_table(config).tensors.items():
+            mean, scale = ((1, 0.3) if name.endswith("norm.weight") else
+                           (0, 1.0) if name.endswith(".bias") else (0, 0.2))
+            yield name, (mean + scale * rng.standard_normal(row.shape)).astype(np.float32)
+    source = SimpleNamespace(config=config, weights=weights)
+    model = Model.from_file(source, open_backend(device, precision), trainable=False)
+    decoder = model.decoder(1, length, training=False)
+    ids = np.random.default_rng(1).integers(0, config.vocab_size, length).astype(np.int32)
+    decoder.forward(model.backend.array(ids))
+    return all_logits(model, decoder)
+
+
+@pytest.mark.parametrize("config, precision, length", [
+    pytest.param(TINY, "fp32", 34, marks=pytest.mark.sim, id="sim-fp32"),
+    pytest.param(WIDE, "fp32", 131, marks=pytest.mark.gpu, id="gpu-fp32"),
+    pytest.param(WIDE, "bf16", 131, marks=pytest.mark.gpu, id="gpu-bf16")])
+def test_a_device_predicts_what_the_oracle_does(config, precision, length, record_property):
+    """At every position, no further off than twice what the storage type costs the oracle."""
+    want = predictions(config, "cpu", "fp32", length)
+    own = predictions(config, "cpu", precision, length)
+    got = predictions(config, "cuda", precision, length)
+    record_property("worst_cosine", worst_cosine(got, want))
+    assert 1 - worst_cosine(got, want) <= 2 * (1 - worst_cosine(own, want)) + 1e-8
+    assert worst_divergence(got, want) <= 2 * worst_divergence(own, want) + 1e-8
 
 
 def departing(checks):

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from judge import normal
+from judge import blank, judge, normal
 from tolerance import BF16, F32, assert_agrees
 
 pytestmark = pytest.mark.gpu
@@ -68,6 +68,28 @@ def product(layout, epilogue, variant, size, a, b, bias, start):
     border[1:M + 1, :N] = np.nan
     assert np.isnan(border.astype(F32)).all(), "wrote outside the result"
     return got[1:M + 1, :N].copy()
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("shape", [(72, 64, 64), (136, 72, 40)], ids=["square", "oblong"])
+def test_linear_layer(shape, biased):
+    """(R, K, N). A square weight fits transposed too."""
+    R, K, N = shape
+    judge("linear", "linear_forward",
+          {"y": blank((R, N), BF16), "x": normal(0, (R, K), BF16),
+           "w": normal(1, (N, K), BF16, K ** -0.5), "b": normal(2, N, BF16) if biased else None},
+          ("y",), room="sm90", allowance=ALLOWANCE)
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_linear_layer_backward(accumulate):
+    R, K, N = 136, 72, 40
+    dw, db = (normal(seed, shape, F32) if accumulate else blank(shape, F32)
+              for seed, shape in ((0, (N, K)), (1, N)))
+    judge("linear", "linear_backward",
+          {"dx": blank((R, K), BF16), "dw": dw, "db": db, "dy": normal(2, (R, N), BF16),
+           "x": normal(3, (R, K), BF16), "w": normal(4, (N, K), BF16), "accumulate": accumulate},
+          ("dx", "dw", "db"), room="sm90", allowance=ALLOWANCE)
 
 
 def test_what_does_not_fit_is_said():
