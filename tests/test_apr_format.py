@@ -1,5 +1,6 @@
 """The APR v2 container: literal bytes, golden files, and one test per rejection rule."""
 import json
+import math
 import struct
 import time
 
@@ -13,6 +14,7 @@ from aprnb.errors import CheckError, FormatError, NotFoundError
 from aprnb.formats import rejections as rule
 from aprnb.formats.apr import create_apr, read_apr, write_apr
 from aprnb.formats.apr_layout import canonical_metadata
+from aprnb.formats.model_file import float_pieces
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 A = entry("a", 0, (2,), 0, 8)
@@ -139,6 +141,8 @@ REFUSED = {
     "AprQ8 size": (build([entry("a", 129, (60,), 0, 60)], DATA), rule.SizeMismatch),
     "AprQ4 size": (build([entry("a", 128, (33,), 0, 18)], DATA), rule.SizeMismatch),
     "Q4_K size": (build([entry("a", 12, (256,), 0, 100)], DATA), rule.SizeMismatch),
+    "Q4_K rows that end within a block": (build([entry("a", 12, (3, 300), 0, 432)], bytes(448)),
+                                          rule.SizeMismatch),
     "empty head without the key": (build([entry("lm_head.weight", 0, (2, 2), 0, 0)], DATA),
                                    rule.SizeMismatch),
     "empty norm with the key": (build([entry("model.norm.weight", 0, (2,), 0, 0)], DATA,
@@ -237,6 +241,43 @@ def test_every_dense_dtype_survives(tmp_path):
         for name, array in arrays.items():
             assert file.array(name).dtype == array.dtype and file.array(name).shape == array.shape
             assert file.array(name).tobytes() == array.tobytes()
+
+
+def value_of(pattern, exponent_bits, mantissa_bits):
+    """What 16 bits mean as sign, exponent and mantissa (IEEE 754, section 3.4)."""
+    sign = -1.0 if pattern >> 15 else 1.0
+    exponent = pattern >> mantissa_bits & (1 << exponent_bits) - 1
+    fraction = (pattern & (1 << mantissa_bits) - 1) / (1 << mantissa_bits)
+    bias = (1 << exponent_bits - 1) - 1
+    if exponent == (1 << exponent_bits) - 1:
+        return math.nan if fraction else sign * math.inf
+    if exponent == 0:
+        return sign * math.ldexp(fraction, 1 - bias)
+    return sign * math.ldexp(1 + fraction, exponent - bias)
+
+
+@pytest.mark.parametrize("code, exponent_bits, mantissa_bits", [(1, 5, 10), (30, 8, 7)],
+                         ids=["F16", "BF16"])
+def test_every_16_bit_pattern_is_read_as_its_value(code, exponent_bits, mantissa_bits, tmp_path):
+    patterns = np.arange(65536, dtype="<u2")
+    file = opened(tmp_path, build([entry("t", code, (65536,), 0, 131072)], patterns.tobytes()))
+    want = [value_of(int(p), exponent_bits, mantissa_bits) for p in patterns]
+    with np.errstate(invalid="ignore"):  # signalling NaN patterns become quiet ones
+        pieces = np.concatenate(list(float_pieces(file, "t", 1000)))
+        for got in (file.array("t"), pieces):
+            np.testing.assert_array_equal(got.astype(np.float64), want)
+
+
+def test_written_dtypes_have_the_codes_of_the_format(tmp_path):
+    """Byte 0 of what follows a name in the index; 7.5625 is 0x40F2 in BF16, 0x4790 in F16."""
+    value = np.full(1, 7.5625)
+    for dtype, code, bits in ((np.float32, 0, b"\0\0\xf2\x40"), (np.float16, 1, b"\x90\x47"),
+                              (BF16, 30, b"\xf2\x40")):
+        write_apr(tmp_path / "a.apr", {}, {"t": value.astype(dtype)}, force=True)
+        blob = (tmp_path / "a.apr").read_bytes()
+        index, data = struct.unpack_from("<QQ", blob, 24)
+        assert blob[index:index + 4] == b"\1\0t" + bytes([code])
+        assert blob[data:data + len(bits)] == bits
 
 
 def test_writing_twice_gives_equal_bytes_whatever_the_order(tmp_path):

@@ -2,6 +2,7 @@
 import errno
 import os
 import re
+from stat import S_ISREG
 
 import pytest
 
@@ -27,6 +28,24 @@ def failing(monkeypatch, name, at):
             raise OSError(errno.EIO, os.strerror(errno.EIO), *named)
         return real(*args, **options)
     monkeypatch.setattr(os, name, call)
+
+
+def watched(monkeypatch):
+    """Every flush and rename of a block, as (call, inode, bytes if it is a file)."""
+    calls = []
+
+    def watch(name, stat):
+        real = getattr(os, name)
+
+        def call(what, *to):
+            found = stat(what)
+            size = found.st_size if S_ISREG(found.st_mode) else None
+            calls.append((name, found.st_ino, size))
+            return real(what, *to)
+        monkeypatch.setattr(os, name, call)
+    watch("fsync", os.fstat)
+    watch("replace", os.stat)
+    return calls
 
 
 def tree(folder):
@@ -67,6 +86,27 @@ def test_a_flush_after_the_rename_that_fails_says_that_the_output_is_there(tmp_p
     with pytest.raises(StorageError, match="t.txt: was written whole"):
         write_text(tmp_path / "t.txt", "all")
     assert tree(tmp_path) == {"t.txt": "all"}
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_success(tmp_path, monkeypatch):
+    """After a power failure a name that stands for bytes that were lost is a torn file."""
+    calls = watched(monkeypatch)
+    with replace_file(tmp_path / "f") as file:
+        file.write(bytes(5000))
+    inode = os.stat(tmp_path / "f").st_ino
+    assert calls == [("fsync", inode, 5000), ("replace", inode, 5000),
+                     ("fsync", os.stat(tmp_path).st_ino, None)]
+
+
+def test_so_is_a_folder_with_every_file_in_it(tmp_path, monkeypatch):
+    calls = watched(monkeypatch)
+    with replace_folder(tmp_path / "d", OURS) as folder:
+        for name in "ab":
+            (folder / f"{name}.txt").write_bytes(bytes(70))
+    inner, outer = os.stat(tmp_path / "d").st_ino, os.stat(tmp_path).st_ino
+    files = {("fsync", os.stat(tmp_path / "d" / f"{name}.txt").st_ino, 70) for name in "ab"}
+    assert set(calls[:2]) == files
+    assert calls[2:] == [("fsync", inner, None), ("replace", inner, None), ("fsync", outer, None)]
 
 
 def test_messages_name_the_place_that_the_user_knows(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """config.json: every spelling of RoPE, and nothing that is guessed, contradictory or absurd."""
 import pytest
 
-from aprnb.config import PRESETS, RopeScaling, from_hf, to_hf
+from aprnb.config import APR_ALIASES, PRESETS, RopeScaling, from_apr, from_hf, to_apr, to_hf
 from aprnb.errors import LoadError
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -61,3 +61,62 @@ def test_a_needed_field_is_never_guessed(field):
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_survive_config_json(name):
     assert from_hf(to_hf(PRESETS[name]), "config.json") == PRESETS[name]
+
+
+def test_presets_are_the_published_configurations():
+    """config.json of Qwen/Qwen2.5-0.5B, -1.5B and -7B; a Llama of 370 M parameters."""
+    names = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
+             "intermediate_size", "vocab_size", "max_position_embeddings", "rope_theta",
+             "rms_norm_eps", "tied")
+    published = {
+        "qwen2.5-0.5b": (896, 24, 14, 2, 64, 4864, 151936, 32768, 1e6, 1e-6, True),
+        "qwen2.5-1.5b": (1536, 28, 12, 2, 128, 8960, 151936, 32768, 1e6, 1e-6, True),
+        "qwen2.5-7b": (3584, 28, 28, 4, 128, 18944, 152064, 32768, 1e6, 1e-6, False),
+        "llama-370m": (1024, 24, 16, 4, 64, 2816, 50257, 4096, 1e4, 1e-5, False)}
+    for name, facts in published.items():
+        assert tuple(getattr(PRESETS[name], field) for field in names) == facts, name
+        assert PRESETS[name].qkv_bias == name.startswith("qwen")
+
+
+FIELDS = {"hidden_size": 384, "num_hidden_layers": 3, "num_attention_heads": 12,
+          "num_key_value_heads": 2, "head_dim": 40, "intermediate_size": 200, "vocab_size": 777,
+          "max_position_embeddings": 55, "rope_theta": 12345.0, "rms_norm_eps": 3e-6}
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "llama"])
+def test_the_ten_fields_are_those_of_the_file(model_type):
+    """None of them a default or a quotient of others; the same through the metadata of an .apr."""
+    there = from_hf(config(model_type=model_type, **FIELDS), "config.json")
+    for got in (there, from_apr(to_apr(there), "m.apr")):
+        assert (got.family, got.qkv_bias) == (model_type, model_type == "qwen2")
+        assert [got.hidden_size, got.num_layers, got.num_heads, got.num_kv_heads, got.head_dim,
+                got.intermediate_size, got.vocab_size, got.max_position_embeddings,
+                got.rope_theta, got.rms_norm_eps] == list(FIELDS.values())
+
+
+def test_scaling_and_tying_go_through_the_metadata():
+    for tied in (True, False):
+        got = from_hf(config(rope_scaling={"rope_type": "llama3", **LLAMA3},
+                             tie_word_embeddings=tied), "config.json")
+        back = from_apr(to_apr(got), "m.apr")
+        assert (back.rope_scaling, back.tied) == (SCALING, tied)
+
+
+@pytest.mark.parametrize("key", APR_ALIASES)
+def test_a_needed_key_of_the_metadata_is_never_guessed(key):
+    metadata = to_apr(PRESETS["qwen2.5-0.5b"])
+    del metadata[key]
+    with pytest.raises(LoadError, match=f"holds no {key}; hyper-parameters are never guessed"):
+        from_apr(metadata, "m.apr")
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert", "deberta-v2", "mistral",
+                                        "gpt2", "Qwen2", None, 3])
+def test_another_family_is_refused_from_file_and_metadata(model_type):
+    with pytest.raises(LoadError, match="not supported"):
+        from_hf(config() | {"model_type": model_type}, "config.json")
+    if model_type != "Qwen2":  # .apr files name the class or the family
+        metadata = to_apr(PRESETS["qwen2.5-0.5b"]) | dict.fromkeys(
+            ("architecture", "hf_architecture", "hf_model_type"), model_type)
+        with pytest.raises(LoadError, match="not supported"):
+            from_apr(metadata, "m.apr")

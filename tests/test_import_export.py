@@ -199,6 +199,24 @@ def test_metadata_holds_hyper_parameters_tokenizer_and_template(tmp_path):
         assert model.config.eos_token_id == (5, 6) and model.config.bos_token_id == 0
 
 
+TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+
+
+@pytest.mark.parametrize("kept_as", ["text", "list", "file"])
+def test_the_chat_template_goes_all_the_way_round(kept_as, tmp_path):
+    source = hf.folder(tmp_path / "s", hf.tensors(), hf.config())
+    value = {"text": TEMPLATE, "file": "{{ older }}",
+             "list": [{"name": "tool_use", "template": "{{ tools }}"},
+                      {"name": "default", "template": TEMPLATE}]}[kept_as]
+    (source / "tokenizer_config.json").write_text(json.dumps({"chat_template": value}))
+    if kept_as == "file":
+        (source / "chat_template.jinja").write_text(TEMPLATE)
+    assert imported(source, tmp_path / "m.apr").metadata.get("chat_template") == TEMPLATE
+    export_model(tmp_path / "m.apr", tmp_path / "e")
+    settings = json.loads((tmp_path / "e" / "tokenizer_config.json").read_text())
+    assert settings.get("chat_template") == TEMPLATE
+
+
 def test_merges_stored_as_pairs_and_holes_in_the_ids(tmp_path):
     document = json.loads(hf.TOKENIZER.read_text())
     document["model"]["merges"] = [m.split(" ") if isinstance(m, str) else m
@@ -264,12 +282,13 @@ def test_missing_extra_and_misshapen_tensors_are_all_listed(tmp_path):
     arrays["model.surprise.weight"] = arrays["model.norm.weight"]
     arrays["model.layers.0.mlp.up_proj.weight"] = np.zeros((16, 24), hf.BF16)
     source = hf.folder(tmp_path / "s", arrays, hf.config())
-    with pytest.raises(LoadError) as caught:
-        import_model(source, tmp_path / "m.apr")
-    for part in ("3 tensors", "missing model.layers.1.self_attn.q_proj.bias [16]",
-                 "not expected model.surprise.weight",
-                 "misshapen model.layers.0.mlp.up_proj.weight: got [16, 24], need [24, 16]"):
-        assert part in str(caught.value)
+    for attempt in (open_model, lambda at: import_model(at, tmp_path / "m.apr")):
+        with pytest.raises(LoadError) as caught:
+            attempt(source)
+        for part in ("3 tensors", "missing model.layers.1.self_attn.q_proj.bias [16]",
+                     "not expected model.surprise.weight",
+                     "misshapen model.layers.0.mlp.up_proj.weight: got [16, 24], need [24, 16]"):
+            assert part in str(caught.value)
     assert not (tmp_path / "m.apr").exists()
 
 
