@@ -1,4 +1,5 @@
 """The audit: real text passes, and every bad corpus is refused for its own reason."""
+import json
 import math
 import time
 
@@ -12,7 +13,7 @@ from aprnb.data.audit import MeaninglessData, audit, refuse_degenerate, refuse_m
 from aprnb.data.corpus import Corpus
 from aprnb.data.encode import encode_corpus
 from aprnb.data.shards import ShardError, open_dataset
-from aprnb.data.tokenizer import load_tokenizer
+from aprnb.data.tokenizer import from_json, load_tokenizer
 from aprnb.errors import CheckError
 
 VOCAB = 1024
@@ -87,6 +88,21 @@ def test_a_bad_shard_is_refused_for_its_reason(tmp_path, what):
     with pytest.raises(CheckError, match=message) as caught:
         judge(raw(tmp_path / "shards", data))
     assert caught.value.exit_code == 5
+
+
+def test_one_percent_of_unknown_tokens_is_borne_and_two_are_refused(tmp_path):
+    """A byte-level vocabulary may name an unknown token all the same; here it is 1024, unused."""
+    spec = json.loads(small_tokenizer().text)
+    spec["model"]["vocab"]["<unk>"] = VOCAB
+    spec["model"]["unk_token"] = "<unk>"
+    tokenizer = from_json(json.dumps(spec))
+    for share in (0.005, 0.02):
+        ids = stdlib_ids(N).copy()
+        ids[:: round(1 / share)] = VOCAB
+        report = audit(open_dataset(raw(tmp_path / "shards", ids)), tokenizer)
+        assert report["unknown_percent"] == pytest.approx(100 * share, rel=1e-3)
+        said = [line for line in report["findings"] if "unknown token" in line]
+        assert len(said) == (share == 0.02) and report["ok"] == (not report["findings"])
 
 
 def test_text_twice_is_refused_at_any_offset(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from corpora import small_tokenizer, stdlib_ids, stdlib_texts
 
+from aprnb.data.batches import Windows
 from aprnb.data.corpus import Corpus
 from aprnb.data.encode import EncodeOptions, encode_corpus
 from aprnb.data.shards import ShardError, crc32_of, open_dataset, repair_manifest
@@ -46,6 +47,19 @@ def test_shards_hold_the_ids_of_the_documents_in_order(tmp_path, corpus, texts, 
     assert ids_in(tmp_path / "out").tolist() == want
     extra = {"none": 0, "between": len(texts) - 1, "after": len(texts)}[policy]
     assert manifest["eos_token_count"] == extra and manifest["eos_token_id"] == 0
+
+
+def test_ids_beyond_16_bits_are_kept(tmp_path, corpus, texts):
+    """Vocabularies of Qwen2 and Llama 3 are larger than 65,536."""
+    spec = json.loads(small_tokenizer().text)
+    spec["model"]["vocab"] = {token: i + 70_000 * (i > 0)
+                              for token, i in spec["model"]["vocab"].items()}
+    encode_corpus(corpus, from_json(json.dumps(spec)), tmp_path / "out", EncodeOptions())
+    want = np.concatenate([[0, *small_tokenizer().encode(text)] for text in texts])[1:]
+    want[want > 0] += 70_000
+    assert np.array_equal(ids_in(tmp_path / "out"), want)
+    windows = Windows(open_dataset(tmp_path / "out"), 63)
+    assert np.array_equal(windows[5], want[5 * 64:6 * 64])
 
 
 def test_bytes_do_not_depend_on_the_workers(tmp_path, corpus, texts, monkeypatch):

@@ -8,7 +8,8 @@ from shared import shared
 
 from aprnb.data.tokenizer import (Tokenizer, TokenizerFormatError, TokenizerStyleError,
                                   byte_alphabet, from_json, load_tokenizer, train_bpe)
-from aprnb.errors import CheckError, NotFoundError
+from aprnb.errors import CheckError, LoadError, NotFoundError
+from aprnb.formats.tokenizer_keys import tokenizer_keys
 
 HOSTILE = ["", "\x00\x01", "a\r\nb\r\n", "   \t\t\n\n  x", "naïve 中文 🙂 é é", "\ufeffbom",
            "<unk> <|endoftext|>", "def f(x):\n        return  x\n"]
@@ -27,6 +28,40 @@ def test_ids_equal_the_library_on_a_megabyte_of_source_with_the_qwen2_vocabulary
     want = [library.encode(text, add_special_tokens=False).ids for text in texts]
     assert ours.encode_batch(texts) == want
     assert ours.encode(texts[3]) == want[3]
+
+
+QWEN2_WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+"
+               r"[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+@pytest.mark.parametrize("stage", [
+    {"type": "Split", "pattern": {"Regex": QWEN2_WORDS}, "behavior": "Isolated", "invert": False},
+    {"type": "Digits", "individual_digits": True}], ids=["Qwen2's words", "digit by digit"])
+def test_words_are_cut_by_the_pre_tokeniser_of_the_file(stage):
+    """The ids of the library alone; GPT-2's words, or none, would give others for the same text."""
+    spec = spec_of(small_tokenizer())
+    spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
+        stage, {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+                "use_regex": stage["type"] == "Digits"}]}
+    library = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    texts = ["def f(x):\n        return  x + 100\n\n\n", *stdlib_texts(200_000)]
+    want = [library.encode(text, add_special_tokens=False).ids for text in texts]
+    assert from_json(json.dumps(spec)).encode_batch(texts) == want
+    assert small_tokenizer().encode_batch(texts) != want
+
+
+def test_special_tokens_are_put_around_prompts_and_never_into_a_corpus():
+    spec = spec_of(small_tokenizer())
+    begin = "<|endoftext|>"
+    spec["post_processor"] = {
+        "type": "TemplateProcessing", "pair": [],
+        "single": [{"SpecialToken": {"id": begin, "type_id": 0}},
+                   {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {begin: {"id": begin, "ids": [0], "tokens": [begin]}}}
+    tokenizer, plain = from_json(json.dumps(spec)), small_tokenizer().encode("def f():")
+    assert tokenizer.encode("def f():") == plain
+    assert tokenizer.encode_batch(["def f():"]) == [plain]
+    assert tokenizer.encode_prompt("def f():") == [0, *plain]
 
 
 def test_qwen2_vocabulary_is_read_whole():
@@ -97,6 +132,19 @@ def test_size_counts_added_tokens():
     spec["added_tokens"].append(spec["added_tokens"][0] | {"id": 1024, "content": "<eos>"})
     tokenizer = from_json(json.dumps(spec))
     assert tokenizer.size == 1025 and tokenizer.eos_token == "<|endoftext|>"
+
+
+@pytest.mark.parametrize("ids, rows, fits", [
+    (151_665, 151_936, True), (151_936, 151_936, True), (151_937, 151_936, False),
+    (151_665, 50_257, False)], ids=["Qwen2.5", "no row free", "one too many", "Llama 370M"])
+def test_a_model_has_a_row_for_every_id_and_may_have_more(ids, rows, fits):
+    text = json.dumps({"model": {"type": "BPE", "merges": [],
+                                 "vocab": {f"t{i}": i for i in range(ids)}}})
+    if fits:
+        assert tokenizer_keys(text, "tokenizer.json", rows)["tokenizer.vocab_size"] == ids
+    else:
+        with pytest.raises(LoadError, match=f"{ids} ids.*vocabulary {rows}"):
+            tokenizer_keys(text, "tokenizer.json", rows)
 
 
 def test_end_of_text_is_the_first_spelling_that_exists():
