@@ -7,12 +7,20 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from shared import DATA, shared
 from tokenizers import Tokenizer
 
+from aprnb.backend import open_backend
 from aprnb.cli import VERBS, main
+from aprnb.config import ModelConfig
 from aprnb.data.tokenizer import load_tokenizer
+from aprnb.errors import LoadError
+from aprnb.formats.model_file import open_model
+from aprnb.generate.greedy import continue_greedy
+from aprnb.generate.speak import stop_ids
+from aprnb.model.instance import Model
 
 LLAMA = str(DATA / "parity" / "llama-f16")
 
@@ -37,11 +45,80 @@ def test_json_names_tokens_and_rates(capsys):
 
 def test_trained_model_continues_as_pytorch_does(capsys):
     folder = shared("data", "qwen2-py-10m")
-    import numpy as np
     greedy = np.load(folder / "reference.npz")["greedy"][0]
     code, out, _ = call(capsys, "run", folder, "def fib(n):\n    ", "--max-tokens", 64,
                         "--device", "cpu", "--json")
     assert code == 0 and json.loads(out)["token_ids"] == greedy[-64:].tolist()
+
+
+def greedy_of_pytorch():
+    """(prompt ids, the 64 that follow) of "def fib(n):" and four spaces, kept beside the model."""
+    with np.load(DATA / "parity" / "llama-f16" / "reference.npz") as reference:
+        ids = reference["greedy"][0].tolist()
+    return ids[:12], ids[12:]
+
+
+@pytest.fixture(scope="module")
+def llama():
+    with open_model(LLAMA) as source:
+        return Model.from_file(source, open_backend("cpu", "fp32"), trainable=False)
+
+
+def test_an_untied_llama_continues_as_pytorch_does(capsys, record_property):
+    """76 positions in all: the buffer of 64 is outgrown on the way."""
+    prompt, want = greedy_of_pytorch()
+    code, out, _ = call(capsys, "run", LLAMA, "def fib(n):\n    ", "--max-tokens", 64, "--device",
+                        "cpu", "--json")
+    report = json.loads(out)
+    record_property("equal_tokens", sum(a == b for a, b in zip(report["token_ids"], want)))
+    assert code == 0 and report["prompt_tokens"] == len(prompt)
+    assert report["token_ids"] == want and report["finish_reason"] == "length"
+    assert report["text"] == load_tokenizer(LLAMA).decode(want)
+
+
+@pytest.mark.parametrize("asked", [1, 2, 5, 52, 53])
+def test_a_shorter_continuation_is_the_beginning_of_a_longer_one(asked, llama):
+    prompt, want = greedy_of_pytorch()
+    assert continue_greedy(llama, prompt, asked).tokens == want[:asked]
+
+
+def test_a_token_that_ends_a_text_ends_the_continuation_and_is_not_returned(llama):
+    prompt, want = greedy_of_pytorch()
+    assert want[:6] == [5, 5, 5, 5, 62, 161]
+    for ends, length in (((62,), 4), ((9, 161), 5), ((161, 9), 5), ((5,), 0)):
+        got = continue_greedy(llama, prompt, 64, stop_ids=ends)
+        assert (got.tokens, got.finish_reason) == (want[:length], "stop")
+    got = continue_greedy(llama, [*prompt, 62], 3, stop_ids=(62,))  # in the prompt it ends nothing
+    assert len(got.tokens) == 3
+
+
+def test_all_ids_that_end_a_text_are_heeded(capsys, tmp_path):
+    shutil.copytree(LLAMA, tmp_path / "m")
+    config = json.loads((tmp_path / "m/config.json").read_text())
+    (tmp_path / "m/config.json").write_text(json.dumps(config | {"eos_token_id": [0, 62]}))
+    _, out, _ = call(capsys, "run", tmp_path / "m", "def fib(n):\n    ", "--device", "cpu",
+                     "--json")
+    assert json.loads(out)["token_ids"] == [5, 5, 5, 5]
+    with open_model(tmp_path / "m") as source:
+        tokenizer = load_tokenizer(LLAMA)
+        assert stop_ids(source.config, tokenizer) == (0, 62)
+        assert stop_ids(source.config.with_(eos_token_id=7), tokenizer) == (7,)
+        assert stop_ids(source.config.with_(eos_token_id=None), tokenizer) == (0,)
+
+
+def test_of_equal_logits_the_lowest_id_is_taken():
+    config = ModelConfig("llama", 8, 1, 2, 1, 4, 8, 11, 16, 1e4, 1e-5, True)
+    model = Model.random(config, open_backend("cpu", "fp32"), seed=0, trainable=False)
+    model.weights["model.embed_tokens.weight"][...] = 0
+    assert continue_greedy(model, [3, 4], 3).tokens == [0, 0, 0]
+    model.weights["model.embed_tokens.weight"][[4, 9]] = 1  # both ahead of the rest, and equal
+    assert continue_greedy(model, [4], 2).tokens == [4, 4]
+
+
+def test_every_position_may_be_used_and_none_beyond(llama):
+    assert len(continue_greedy(llama, [7] * 1020, 4).tokens) == 4
+    with pytest.raises(LoadError, match="--max-tokens 4 or fewer"):
+        continue_greedy(llama, [7] * 1020, 5)
 
 
 def test_prompt_from_a_file_and_from_stdin(capsys, tmp_path, monkeypatch):
