@@ -1,0 +1,1 @@
+"""The hypotheses of bisect, a module for each part of the forward pass."""
