@@ -2,14 +2,17 @@
 """Write a parity reference of a Hugging Face folder with PyTorch and transformers, in float32.
 
     tools/make_reference.py MODEL_FOLDER TOKENS -o reference.npz [--prompt "def fib(n):\\n    "]
+    tools/make_reference.py MODEL_FOLDER TOKENS -o reference.npz --stages [only]
 
 TOKENS: a .bin shard (u32) or an .npz with heldout_tokens, at least 8 x 513 ids that the model was
-not trained on. The keys are those that aprnb/train/parity.py lists. Needs torch and transformers,
-which the package itself never imports.
+not trained on. The keys are those that aprnb/train/parity.py lists and, with --stages, those of
+aprnb/proof/probes.py: every intermediate result of a short window, which `aprnb bisect` reads.
+Needs torch and transformers, which the package itself never imports.
 """
 import argparse
 
 import numpy as np
+import reference_stages
 from frameworks import AutoModelForCausalLM, AutoTokenizer, require, torch
 
 WINDOW, SHORT, STEPS, NEW_TOKENS = 513, 256, 20, 64
@@ -21,18 +24,35 @@ def main():
     p.add_argument("tokens", help=".bin shard (u32), or .npz with heldout_tokens")
     p.add_argument("-o", "--output", required=True, help=".npz that is written")
     p.add_argument("--prompt", default="def fib(n):\n    ", help="text to continue greedily")
+    p.add_argument("--stages", nargs="?", const="also", choices=["also", "only"],
+                   help="write every stage of the first 2 x 33 tokens too; only: nothing else, for "
+                        "which 66 tokens and no tokenizer are needed")
     args = p.parse_args()
     require()
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
     model.eval()
     tokens = read_tokens(args.tokens)
+    out = stages(model, tokens) if args.stages else {}
+    if args.stages != "only":
+        out |= parity_reference(model, tokens, args)
+    np.savez_compressed(args.output, **out)
+    print(f"{args.output}: {len(out)} arrays")
+
+
+def parity_reference(model, tokens, args):
+    """The keys that parity reads."""
     windows = torch.from_numpy(tokens[:8 * WINDOW].reshape(8, WINDOW)).long()
     with torch.no_grad():
         out = {"heldout_tokens": tokens, **activations(model, windows[:2, :128]),
                "heldout_losses": heldout(model, windows), **greedy(model, args)}
-    out |= gradients(model, windows[:4, :SHORT]) | trajectory(model, windows[:, :SHORT])
-    np.savez_compressed(args.output, **out)
-    print(f"{args.output}: {len(out)} arrays")
+    return out | gradients(model, windows[:4, :SHORT]) | trajectory(model, windows[:, :SHORT])
+
+
+def stages(model, tokens):
+    """The keys that bisect reads."""
+    sequences, length = reference_stages.SEQUENCES, reference_stages.POSITIONS + 1
+    window = torch.from_numpy(tokens[:sequences * length].reshape(sequences, length)).long()
+    return reference_stages.stages(model, window)
 
 
 def read_tokens(path):
