@@ -27,6 +27,8 @@ def test_two_sides(make, passing, failing):
 def test_the_guard_compares_with_the_epoch_before_and_not_with_the_first_limit():
     assert gates.divergence([30.0, 59.0], 10.0).ok
     assert not gates.divergence([2.0, 4.1], 10.0).ok
+    assert gates.divergence([2.0, 3.9, 7.0], 10.0).ok
+    assert not gates.divergence([5.0, 2.0, 4.1], 10.0).ok
 
 
 def test_an_evaluation_of_nothing_never_passes():
@@ -41,6 +43,7 @@ def test_an_evaluation_of_nothing_never_passes():
     ([3, 2, 2.1, 2.2, 2.3, 2.4], 5, True),
     ([3, 2, 2.1, 2.2, 2.3, 2.4, 2.5], 5, False),
     ([3, 2, 2.1, 2.2, 2.3, 2.4, 1.9], 5, True),
+    ([3, 2, 2.6, 2.5, 2.4, 2.3, 2.2], 5, False),  # falling again, and no new best
     ([3, 2, 1, 0.9], 1, True),
 ])
 def test_patience_counts_epochs_since_the_best(history, epochs, ok):
@@ -65,9 +68,10 @@ def test_epoch_files_must_exist_and_hold_something(tmp_path):
     assert gates.epoch_files(files).ok
 
 
-def test_the_first_limit_is_in_nats():
+def test_the_first_limit_is_in_nats(record_property):
     assert gates.default_first_limit_nats(True, 151643) == 10.0
     limit = gates.default_first_limit_nats(False, 151643)
+    record_property("largest_first_loss", limit)
     assert limit == pytest.approx(2 * 11.929, abs=1e-3)  # not 2 * 17.21, which is bits
 
 

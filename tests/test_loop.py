@@ -66,13 +66,14 @@ def test_the_final_loss_is_the_last_and_not_the_best(tmp_path):
     assert report["final_val_loss"] == history[-1]
 
 
-def test_losses_stand_beside_ln_v_and_the_entropy_of_the_corpus_in_nats(tmp_path):
+def test_losses_stand_beside_ln_v_and_the_entropy_of_the_corpus_in_nats(tmp_path, record_property):
     text_shards(tmp_path / "data")
     report = train(tmp_path, num_steps=1)
     counts = np.bincount(stdlib_ids()[:1_200])
     shares = counts[counts > 0] / counts.sum()
     assert report["ln_vocab"] == math.log(1024)
     assert report["corpus_entropy_nats"] == pytest.approx(-(shares * np.log(shares)).sum())
+    record_property("loss_of_random_weights", report["per_step_metrics"][0]["loss_nats"])
     assert report["per_step_metrics"][0]["loss_nats"] == pytest.approx(math.log(1024), rel=0.02)
 
 
