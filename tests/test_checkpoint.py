@@ -157,7 +157,7 @@ def test_weights_that_are_not_finite_are_not_written(run, tmp_path):
 
 
 def test_an_untied_head_is_saved_beside_the_embedding(tmp_path):
-    """Every tensor under its own name with its own bytes; a head is never made of another tensor."""
+    """Every tensor under its own name with its own bytes; no head is made of another tensor."""
     from aprnb.backend import open_backend
     from aprnb.config import ModelConfig
     from aprnb.model.instance import Model
