@@ -50,11 +50,13 @@ STEP_FAULTS = [
                 "    return x * x * x * x\n")]),
     fault("clip-per-tensor", "each tensor's gradient is clipped by its own norm",
           "known faults 20",
-          cpu=[(STEP, "        ops.sum_of_squares(self.partials, self.g)\n",
+          cpu=[(STEP, "        ops.clip_factor(self.norm, self.clip, self.partials, "
+                "self.settings.grad_clip)\n",
+                "        limit = self.settings.grad_clip or 1e9\n"
+                "        ops.clip_factor(self.norm, self.clip, self.partials, 0.0)\n"
                 "        for name in self.model.table.tensors:\n"
                 "            own = np.linalg.norm(self.grads[name])\n"
-                "            self.grads[name] *= min(1, (self.settings.grad_clip or 1e9) / own)\n"
-                "        ops.sum_of_squares(self.partials, self.g)\n")]),
+                "            self.grads[name] *= min(1, limit / (own + 1e-6))\n")]),
     fault("clip-norm-skips-what-is-not-finite", "NaN and infinity are left out of the norm",
           "ours: nansum where sum is meant",
           cpu=[("aprnb/oracle/reduce.py", "segment = wide(x[p * part:(p + 1) * part])",
