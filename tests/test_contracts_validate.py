@@ -83,6 +83,10 @@ def found(text):
 
 def test_a_sound_contract_has_no_finding():
     assert found(SOUND) == found(KERNEL) == []
+    for old, new in (("        plausible: [1.5, 4.0]\n", ""), ("plausible: [1.5, 4.0]",
+                     "plausible: [0.05, 8.35]"), ("bound: 4", "bound: 0"),
+                     ("lower: 0.05", "lower: 5.0e-2"), ("lower: 0.05", "lower: -1")):
+        assert found(KERNEL.replace(old, new)) == []
 
 
 # rule, text of the sound contract, what stands there instead, and what the line found begins with
@@ -152,6 +156,13 @@ BREACHES = [
     ("APRNB-004", "upper: 8.35", "upper: 1.0e+999", "        upper"),
     ("APRNB-004", "upper: 8.35", "upper: 0x10", "        upper"),
     ("APRNB-004", "upper: 8.35", f"upper: {'9' * 5000}", "        upper"),
+    ("APRNB-004", "kind: pattern", "kind: 5", "  kind"),
+    ("APRNB-004", "equations:\n  forward:\n    formula: y = x", "equations: [y]", "equations"),
+    ("APRNB-004", "faults: [a-fault]\n      hardware: cpu\n      value",
+     "faults: [a-fault, 5]\n      hardware: cpu\n      value", "      faults"),
+    ("APRNB-004", "test_golden_vector_of_the_oracle]", "test_golden_vector_of_the_oracle, 5]",
+     "      tests"),
+    ("APRNB-004", "unit: nats", "unit: 5", "        unit"),
     ("APRNB-005", "  kind: pattern", "  kind: pattern\n  lisence: MIT", "  lisence"),
     ("APRNB-005", "equations:", "summary: short\nequations:", "summary"),
     ("APRNB-005", "    formula: y = x", "    formula: y = x\n    formulae: y", "    formulae"),
@@ -220,6 +231,7 @@ KERNEL_BREACHES = [
     ("PROVABILITY-001", KERNEL[KERNEL.index("  - id: FALSIFY-X-002"):KERNEL.index("kani")], "",
      "falsification_tests"),
     ("APRNB-007", "stub_float", "stub_floats", "    strategy"),
+    ("APRNB-004", "    bound: 4\n    strategy", "    bound: -1\n    strategy", "    bound"),
     ("APRNB-004", "    bound: 4\n    strategy", "    bound: 4.5\n    strategy", "    bound"),
 ]
 
@@ -246,6 +258,44 @@ def test_every_rule_has_a_breach():
     assert {case[0] for case in BREACHES + KERNEL_BREACHES} == set(RULES)
 
 
+def deep(levels):
+    """A sound contract, nested as deep as `levels`: changelog stands on the third of them."""
+    depth = levels - 2
+    return SOUND.replace("kind:", f"changelog: {'[' * depth}{']' * depth}\n  kind:")
+
+
+def full(nodes):
+    """`nodes` keys and values: the map, its key and its list hold the rest. Not a sound contract.
+    """
+    return f"a: [{', '.join('x' * (nodes - 3))}]"
+
+
+def long(size):
+    return SOUND + "#" * (size - len(SOUND))
+
+
+@pytest.mark.parametrize("make, cap", [(deep, MOST_DEPTH), (full, MOST_NODES), (long, MOST_BYTES)])
+def test_caps_hold_exactly(make, cap):
+    assert "APRNB-002" not in [rule for rule, _ in found(make(cap))]
+    assert found(make(cap + 1)) == [("APRNB-002", 4 if make is deep else 1)]
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "a word", "- metadata", "[]", "~"])
+def test_a_file_that_holds_no_map_is_no_contract(text):
+    assert found(text) == [("APRNB-001", 1)]
+
+
+def test_bytes_that_are_no_text_are_refused_where_they_stand():
+    assert found(SOUND.replace("y equals x", "y \xff x").encode("latin-1")) == [("APRNB-001", 20)]
+
+
+@pytest.mark.parametrize("flag, rules", [("true", set()), ("True", set()), ("false", {
+    "SCHEMA-013", "PROVABILITY-001"})])
+def test_a_registry_needs_no_proofs_and_a_kernel_is_the_default(flag, rules):
+    text = SOUND.replace("kind: pattern", f"registry: {flag}")
+    assert {rule for rule, _ in found(text)} == rules
+
+
 @pytest.mark.parametrize("key, meant", [
     ("falsification-tests", "falsification_tests"), ("Falsification_Tests", "falsification_tests"),
     ("proofObligations", "proof_obligations"), ("equation", "equations"), ("meta_data", "metadata"),
@@ -263,8 +313,14 @@ def test_other_unknown_keys_at_the_top_are_no_near_miss(key):
 def test_a_number_with_two_readings_is_told_how_to_be_written():
     text = SOUND.replace("lower: 0.05", "lower: 5e-2")
     [finding] = check(parse_document(text.encode(), "x"), ROOT, FAULTS)
+    assert finding.message.startswith("falsification_tests[0].aprnb.value.lower: 5e-2 is a number")
     assert "write 5.0e-2" in finding.message
-    assert found(SOUND.replace("lower: 0.05", "lower: 5.0e-2")) == []
+
+
+def test_a_finding_names_the_place_below_free_names():
+    text = SOUND.replace("formula: y = x", "formula: 5")
+    [finding] = check(parse_document(text.encode(), "x"), ROOT, FAULTS)
+    assert finding.message.startswith("equations.forward.formula: need text, got 5 ")
 
 
 def test_statuses_that_claim_nothing_may_be_typed():

@@ -83,12 +83,9 @@ def _subcontract(root, obligation, where):
     if obligation.text("type") != "subcontract":
         return
     parent, metadata = obligation.text("parent_contract"), root.get("metadata")
-    if parent == "":
+    if metadata and parent not in [node.value for node in metadata.list("depends_on")]:
         yield (obligation.line_of("parent_contract"), "SCHEMA-017",
-               f"{where}: a subcontract names its parent_contract")
-    elif metadata and parent not in [node.value for node in metadata.list("depends_on")]:
-        yield (obligation.line_of("parent_contract"), "SCHEMA-017",
-               f"{where}: the parent_contract must be listed in metadata.depends_on")
+               f"{where}: a subcontract names a parent_contract that metadata.depends_on lists")
 
 
 def _not_applicable(node, where, key, word):
