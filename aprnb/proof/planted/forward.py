@@ -241,7 +241,15 @@ ATTENTION = [
                 "k_map, quotient(h, G) * D, u, i32(0),")]),
 ]
 
-MLP = [
+ROWS = [
+    fault("embedding-row-before", "an id fetches the row before its own",
+          "ours: an index off by one",
+          cpu=[(oracle("embedding"), "y[...] = table[ids]",
+                "y[...] = table[np.maximum(ids - 1, 0)]")],
+          simulator=[(kernel("embedding"), "        y[row, c] = table[token, c]",
+                      "        y[row, c] = table[max(token - 1, 0), c]")],
+          gpu=[(kernel("sm80/embedding"), "(load_i32(ids + np.uint64(4 * row)),",
+                "(max(load_i32(ids + np.uint64(4 * row)) - 1, 0),")]),
     fault("swiglu-halves-exchanged", "the gate is taken for up and up for the gate",
           "ours: the order of the packed projection",
           cpu=[(oracle("swiglu"), "    gate, up = wide(gu[:, :F]), wide(gu[:, F:])\n",
@@ -338,4 +346,4 @@ LOSS = [
                for before, indent in (("* pitch)", "    "), ("while index < R:", "        "))]),
 ]
 
-FAULTS = MODEL + RMSNORM + ROPE + ATTENTION + MLP + LOSS
+FAULTS = MODEL + RMSNORM + ROPE + ATTENTION + ROWS + LOSS
