@@ -209,6 +209,8 @@ BREACHES = [
     ("APRNB-016", "lower: 0.05", "lower: 8.35", "        lower"),
     ("APRNB-017", "plausible: [1.5, 4.0]", "plausible: [0.0, 4.0]", "        plausible"),
     ("APRNB-017", "plausible: [1.5, 4.0]", "plausible: [4.0, 1.5]", "        plausible"),
+    ("APRNB-017", "plausible: [1.5, 4.0]", "plausible: [4.0, 4.0]", "        plausible"),
+    ("APRNB-017", "plausible: [1.5, 4.0]", "plausible: [1.5, 8.36]", "        plausible"),
     ("APRNB-017", "plausible: [1.5, 4.0]", "plausible: [1.5]", "        plausible"),
     ("APRNB-018", "unit: nats", "unit: bits", "        unit"),
     ("APRNB-018", "quantity: first_loss\n        unit: nats",
@@ -426,6 +428,13 @@ def test_what_is_missing_is_named(aprnb, place):
     for name in ("nowhere.yaml", "empty"):
         code, out, err = aprnb(place / name)
         assert code == 3 and not out and name in err
+
+
+def test_an_installed_package_says_that_it_needs_a_checkout(aprnb, tmp_path, monkeypatch):
+    monkeypatch.setattr("aprnb.proof.checkout.__file__",
+                        str(tmp_path / "site-packages/aprnb/proof/checkout.py"))
+    code, out, err = aprnb()
+    assert code == 3 and not out and "no tests/ and contracts/ beside the package" in err
 
 
 def test_contracts_are_loaded_as_plain_values(place):
