@@ -150,6 +150,10 @@ def unshifted(right, losses, logits, x, w, targets):
     right(losses, logits, x, w, seen["ids"])
 
 
+def scored_as_id_0(right, losses, logits, x, w, targets):
+    right(losses, logits, x, w, np.maximum(targets, 0))
+
+
 def bits(right, losses, *args):
     right(losses, *args)
     losses /= np.log(2)
@@ -211,7 +215,7 @@ FAULTS = {  # what is planted -> (op: fault, the stage, the words)
                   "the last 8 of 24 terms of every sum skipped"),
     "last row": ({"linear_swiglu_forward": last_row_skipped},
                  "layer 0: gate and up of the MLP depart while the MLP norm agrees",
-                 "24 of 1920 values never written, or not finite (rows 79 to 79 of 80)"),
+                 "24 of 2880 values never written, or not finite (rows 119 to 119 of 120)"),
     "gate and up": ({"linear_swiglu_forward": gate_and_up_swapped},
                     "layer 0: the output of SwiGLU departs while gate and up of the MLP agree",
                     "gate and up taken for one another"),
@@ -225,6 +229,9 @@ FAULTS = {  # what is planted -> (op: fault, the stage, the words)
                               "the tied embedding instead of the model's own head"),
     "targets": ({"embedding_forward": remember, "linear_cross_entropy_forward": unshifted},
                 "the loss buffer departs while the logits agree", "unshifted targets"),
+    "ignored targets": ({"linear_cross_entropy_forward": scored_as_id_0},
+                        "the loss of rows without a target departs while the logits agree",
+                        "a target of id 0 where there is none"),
     "log2": ({"linear_cross_entropy_forward": bits}, "the loss buffer departs",
              "log2 units: bits instead of nats"),
     "count": ({"linear_cross_entropy_forward": divided}, "the loss buffer departs",
@@ -262,7 +269,7 @@ def test_a_fault_of_one_side_is_named_in_bfloat16(name, qwen):
 def test_undamaged_sides_agree(precision, qwen):
     report = between(qwen, {}, precision)
     assert report.sentence is None and report.differences == ()
-    assert len(report.rows) == len(stages(qwen.config)) == 43
+    assert len(report.rows) == len(stages(qwen.config)) == 44
     assert all(row.ok for row in report.rows)
 
 
@@ -352,6 +359,12 @@ PLANTS = {  # what is planted in the shared code -> (file, old, new, the sentenc
         'DENSE = {**FLOATS, "BF16": np.dtype(np.float16),',
         "upload: model.embed_tokens.weight: the file, as it is read here, holds other values than "
         "the reference", "bf16 bits read as f16 (27 tensors differ)"),
+    "a head of its own is passed over": (
+        "aprnb/formats/model_file.py",
+        '"says tied: the head of its own is used"]\n    return config, []',
+        '"says tied: the head of its own is used"]\n    return config.with_(tied=True), []',
+        "upload: lm_head.weight: the reference has it, the file, as it is read here, has not",
+        ": the embedding is taken for the head"),
     "evaluation does not shift": (
         "aprnb/train/evaluate.py", "full[:, 1:]", "full[:, :-1]",
         "the mean loss departs while the loss buffer agrees", "unshifted targets"),
@@ -392,7 +405,7 @@ def test_two_sides_with_the_same_fault_agree(workshop):
 def test_the_reference_agrees(precision, qwen):
     report = bisect_reference(qwen, open_backend("cpu", precision),
                               read_reference(QWEN / "reference.npz"))
-    assert report.sentence is None and len(report.rows) == 43
+    assert report.sentence is None and len(report.rows) == 44
 
 
 @pytest.mark.parametrize("name", ["adjacent pairs", "bias", "mask", "targets"])
@@ -479,7 +492,7 @@ def test_json_report():
     report = json.loads(result.stdout)
     assert report["schema"] == "aprnb-bisect-v1" and report["ok"]
     assert report["sides"] == ["cpu, fp32", "cpu, bf16"]
-    assert (report["sequences"], report["positions"]) == (2, 32)
+    assert (report["sequences"], report["positions"]) == (3, 32)
     assert report["sentence"] is report["hypothesis"] is report["first_departure"] is None
     assert report["upload"] == {"tensors": 27, "differing": []}
     stage = next(s for s in report["stages"] if s["path"] == "0/k_rope")
@@ -559,11 +572,11 @@ def test_tensors_are_compared_as_sets_of_names(kept, words, qwen):
 @pytest.mark.sim
 def test_the_simulator_agrees_with_the_oracle(qwen):
     report = bisect_between(qwen, open_backend("cpu"), open_backend("cuda", "fp32"), 9)
-    assert report.sentence is None and len(report.rows) == 43
+    assert report.sentence is None and len(report.rows) == 44
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_gpu_agrees_with_the_oracle(precision, qwen):
     report = bisect_between(qwen, open_backend("cpu"), open_backend("cuda", precision), 77)
-    assert report.sentence is None and len(report.rows) == 43
+    assert report.sentence is None and len(report.rows) == 44

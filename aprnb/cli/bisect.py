@@ -25,7 +25,7 @@ Exit codes: 0 every stage agrees; 2 usage; 3 file not found; 4 not a model file;
               help="Two backends, each cpu, cuda or cuda:N with :fp32 or :bf16 behind it if not "
                    "fp32; random tokens.")
 @click.option("--tokens", type=click.IntRange(32, 1024), metavar="N",
-              help="Positions of each of the two sequences of --between; a reference brings its "
+              help="Positions of each of the three sequences of --between; a reference brings its "
                    "own  [default: 77].")
 @DEVICE
 @precision("fp32")

@@ -25,7 +25,7 @@ from .substages import stages
 from .trace import Trace, trace
 from .upload import compare_digests, compare_upload
 
-SEQUENCES = 2  # so that a position that runs on from one to the next is seen
+SEQUENCES = 3  # so that positions that run on are seen, and rows that fill no tile
 
 
 @dataclass(frozen=True)

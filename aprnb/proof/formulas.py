@@ -133,13 +133,13 @@ def _llama3(turn, s):
     return share * turn + (1 - share) * turn / s.factor
 
 
-def attention(at, key, scale=None, sees=None, key_head=None, swap=False):
+def attention(at, key, scale=None, sees=None, key_head=None, qkv=None):
     """softmax(q k^T scale) v, (R, H * D).
 
     sees: (T, T) bool, what each position looks at;  key_head: (H,) of each query head;
-    swap: keys and values taken for one another.
+    qkv: other queries, keys and values than those after RoPE, each (B, T, heads, D).
     """
-    q, k, v = (at.heads(f"{p}_rope") for p in ("qvk" if swap else "qkv"))
+    q, k, v = qkv or (at.heads(f"{p}_rope") for p in "qkv")
     H, T = q.shape[2], q.shape[1]
     key_head = np.arange(H) // (H // k.shape[2]) if key_head is None else key_head
     sees = np.tri(T, dtype=bool) if sees is None else sees
@@ -168,12 +168,17 @@ def losses(at, key, targets=None, logits=None):
     return np.where(targets < 0, 0, lse - z[np.arange(len(z)), np.maximum(targets, 0)])
 
 
+def ignored(at, key):
+    """Rows without a target have no loss."""
+    return np.zeros(at.ids.size)
+
+
 def mean_loss(at, key):
     return at("losses").sum(keepdims=True) / max(1, (at.targets >= 0).sum())
 
 
 REST = {"embedding": embedding, "attn_heads": attention, "swiglu": swiglu, "losses": losses,
-        "mean_loss": mean_loss, **{f"{p}_bias": bias for p in "qkv"},
+        "ignored": ignored, "mean_loss": mean_loss, **{f"{p}_bias": bias for p in "qkv"},
         **{f"{p}_rope": rope for p in "qkv"}}
 
 

@@ -75,7 +75,7 @@ def _stages(reference, config):
     values, width = {}, widths(config)
     for stage in stages(config):
         key = f"stage/{stage.path}"
-        if key in reference:
+        if key in reference and stage.key in width:
             values[stage.path] = _values(key, reference[key], ids, width[stage.key])
         if stage.key.endswith("_proj") and not config.qkv_bias:
             _alias(values, stage.path, stage.path.replace("_proj", "_bias"))
@@ -83,6 +83,7 @@ def _stages(reference, config):
         _alias(values, f"{layer}/v_bias", f"{layer}/v_rope")
     if "losses" in values:
         values["losses"] = values["losses"][:, 0]
+        values["ignored"] = np.zeros(ids.size)
         values["mean_loss"] = values["losses"].mean(keepdims=True)
     complete = all(stage.path in values for stage in stages(config))
     yield Probe("stages", ids, targets, Trace(REFERENCE, values), complete)

@@ -1,9 +1,9 @@
 """The places of a forward pass that bisect compares: every intermediate result, in data-flow order.
 
 Finer than model/stages.py: q, k and v before and after their bias and after RoPE, what the heads
-say before and after the output projection, gate and up. A path is "embedding", "final_norm",
-"logits", "losses", "mean_loss" or "<layer>/<key>" with the keys of LAYER; a reference file holds
-them as "stage/<path>". Values are (R, width) with R = batch * length rows, losses (R,).
+say before and after the output projection, gate and up. A path is a key of EMBEDDING or HEAD, or
+"<layer>/<key>" with one of LAYER; a reference file holds it as "stage/<path>". Values are
+(R, width) with R = batch * length rows, losses (R,), the mean loss (1,).
 """
 from dataclasses import dataclass, replace
 
@@ -75,6 +75,8 @@ HEAD = (
     Stage("final_norm", "", "final norm", "norm", ("stream",), "eps or the norm's weight"),
     Stage("logits", "", "logits", "product", ("final_norm",), "which weight is the head"),
     Stage("losses", "", "loss buffer", "losses", ("logits",), "targets, logarithm, scale"),
+    Stage("ignored", "", "loss of rows without a target", "ignored", ("logits",),
+          "what a negative target means"),
     Stage("mean_loss", "", "mean loss", "mean", ("losses",), "what is counted, targets, scale"),
 )
 

@@ -75,8 +75,9 @@ def trace(model, ids, targets):
     values = _named(recorder.calls, model.config)
     decoder.ops = backend.ops
     values["logits"] = all_logits(model, decoder)
-    losses = decoder.losses(backend.array(np.ascontiguousarray(targets).reshape(-1)))
-    values["losses"] = backend.download(losses)
+    for key, wanted in (("losses", targets), ("ignored", np.full_like(targets, -1))):
+        losses = decoder.losses(backend.array(np.ascontiguousarray(wanted).reshape(-1)))
+        values[key] = backend.download(losses)
     windows = np.concatenate([ids, targets[:, -1:]], axis=1)
     if (windows[:, 1:] == targets).all() and targets.min() >= 0:
         values["mean_loss"] = _evaluated(model, windows)

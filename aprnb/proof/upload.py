@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..dtypes import BF16, F16, F32
+from ..formats.names import HEAD
 
 TYPES = ("bf16", BF16), ("f16", F16)
 
@@ -28,9 +29,9 @@ class Difference:
 
     @property
     def sentence(self):
-        cause = (f"reproduced bit by bit by {self.misreading}" if self.misreading else
-                 "none of the known misreadings reproduces it")
-        return f"upload: {self.name}: {self.what}; {cause}"
+        cause = (f"; reproduced bit by bit by {self.misreading}" if self.misreading else
+                 "; none of the known misreadings reproduces it" if self.got_sha256 else "")
+        return f"upload: {self.name}: {self.what}{cause}"
 
 
 def compare_upload(source, model):
@@ -63,7 +64,9 @@ def _difference(source, name, want):
     if want is None:
         return Difference(name, "the file, as it is read here, has it, the reference has not", None)
     if name not in source.names:
-        return Difference(name, "the reference has it, the file, as it is read here, has not", None)
+        instead = ": the embedding is taken for the head" if name == HEAD else ""
+        return Difference(name, "the reference has it, the file, as it is read here, has not"
+                          + instead, None)
     got = sha256(np.asarray(source.array(name), F32))
     if got == want:
         return None

@@ -90,15 +90,24 @@ def no_causal_mask(at, key):
     """None at all, or none in the tile on the diagonal."""
     T = at.ids.shape[1]
     yield "no causal mask", attention(at, key, sees=np.ones((T, T), bool))
+    for tile, inside in _tiles(T):
+        yield f"no causal mask within a tile of {tile} positions", attention(at, key, sees=inside)
+
+
+def _tiles(T):
+    """(tile, (T, T) bool: what each position sees if only whole tiles later than its own are
+    hidden)"""
     for tile in (tile for tile in TILES if tile < T):
-        end_of_tile = (np.arange(T) // tile + 1) * tile
-        yield (f"no causal mask within a tile of {tile} positions",
-               attention(at, key, sees=np.arange(T) < end_of_tile[:, None]))
+        end = (np.arange(T) // tile + 1) * tile
+        yield tile, np.arange(T) < end[:, None]
 
 
 def mask_off_by_one(at, key):
     T = at.ids.shape[1]
     yield "a mask that lets the next token be seen", attention(at, key, sees=np.tri(T, k=1) > 0)
+    for tile, inside in _tiles(T):
+        yield (f"a mask that lets the next token be seen within a tile of {tile} positions",
+               attention(at, key, sees=(np.tri(T, k=1) > 0) & inside))
     before = np.tri(T, k=-1) > 0
     before[0, 0] = True  # which has nothing else to look at
     yield "a mask that hides a token from itself", attention(at, key, sees=before)
@@ -125,7 +134,19 @@ def wrong_key_head(at, key):
 
 
 def keys_for_values(at, key):
-    yield "keys and values taken for one another", attention(at, key, swap=True)
+    q, k, v = (at.heads(f"{p}_rope") for p in "qkv")
+    yield "keys and values taken for one another", attention(at, key, qkv=(q, v, k))
+
+
+def another_sequence(at, key):
+    """A batch index forgotten."""
+    q, k, v = (at.heads(f"{p}_rope") for p in "qkv")
+    one = np.zeros(len(q), int)
+    if len(q) > 1:
+        yield "the keys of the first sequence for all", attention(at, key, qkv=(q, k[one], v))
+        yield "the values of the first sequence for all", attention(at, key, qkv=(q, k, v[one]))
+        yield ("keys and values of the first sequence for all",
+               attention(at, key, qkv=(q, k[one], v[one])))
 
 
 KNOWN = {
@@ -133,5 +154,6 @@ KNOWN = {
     "rope": (adjacent_pairs, other_theta, no_rotation, shifted_positions, positions_run_on,
              turned_backwards, scaling_left_out),
     "values": (values_turned,),
-    "attention": (no_causal_mask, mask_off_by_one, wrong_scale, wrong_key_head, keys_for_values),
+    "attention": (no_causal_mask, mask_off_by_one, wrong_scale, wrong_key_head, keys_for_values,
+                  another_sequence),
 }

@@ -5,13 +5,18 @@ from ...formats.names import EMBEDDING, HEAD
 from ..formulas import f64, losses, product
 from ..upload import other_type
 
+TILES = (4, 8, 16, 32, 64, 128)  # logits that a loop takes at a time
+
 
 # ---------------------------------------------------------------- embedding
 
 def other_ids(at, key):
     table, ids = at.w(EMBEDDING), at.ids.reshape(-1)
-    yield "the row after that of each id", f64(table[(ids + 1) % len(table)])
-    yield "the row before that of each id", f64(table[ids - 1])
+    for words, step in (("after", 1), ("before", -1)):
+        yield f"the row {words} that of each id", f64(table[(ids + step) % len(table)])
+        inside = np.clip(ids + step, 0, len(table) - 1)
+        if (inside != (ids + step) % len(table)).any():
+            yield f"the row {words} that of each id, within the table", f64(table[inside])
 
 
 def table_misread(at, key):
@@ -49,6 +54,34 @@ def logit_of_another(at, key):
     for words, step in (("after", 1), ("before", -1)):
         shifted = np.where(at.targets < 0, -1, (at.targets + step) % vocabulary)
         yield f"the logit {words} that of each target", losses(at, key, shifted)
+
+
+def probability_for_logit(at, key):
+    """The target's logit read when the softmax stands in its place."""
+    z = at("logits")
+    rows, targets = np.arange(len(z)), np.maximum(at.targets.reshape(-1), 0)
+    top = z.max(axis=1)
+    lse = top + np.log(np.exp(z - top[:, None]).sum(axis=1))
+    yield ("the target's probability in the place of its logit",
+           np.where(at.targets.reshape(-1) < 0, 0, lse - np.exp(z[rows, targets] - lse)))
+
+
+def logits_left_out(at, key):
+    """A loop over the vocabulary that ends early."""
+    z = at("logits")
+    for tile in (z.shape[1] - 1, *TILES):
+        whole = z.shape[1] // tile * tile
+        if 0 < whole < z.shape[1]:
+            top = z.max(axis=1)
+            less = np.log(np.exp(z[:, :whole] - top[:, None]).sum(axis=1)) - np.log(
+                np.exp(z - top[:, None]).sum(axis=1))
+            yield (f"the last {z.shape[1] - whole} of {z.shape[1]} logits left out of the sum",
+                   losses(at, key) + np.where(at.targets.reshape(-1) < 0, 0, less))
+
+
+def scored_as_id_0(at, key):
+    """ignore_index lost on the way."""
+    yield "a target of id 0 where there is none", losses(at, key, np.zeros_like(at.ids))
 
 
 def wrong_logarithm(at, key):
@@ -107,7 +140,9 @@ def mean_of_unshifted(at, key):
 
 KNOWN = {
     "embedding": (other_ids, table_misread, scaled_embedding, head_for_embedding),
-    "losses": (unshifted_targets, targets_shifted_twice, logit_of_another, wrong_logarithm,
-               divided_again, losses_of_tied_head, probability_floor),
+    "losses": (unshifted_targets, targets_shifted_twice, logit_of_another, probability_for_logit,
+               logits_left_out, wrong_logarithm, divided_again, losses_of_tied_head,
+               probability_floor),
+    "ignored": (scored_as_id_0,),
     "mean": (wrong_count, mean_of_bits, mean_of_unshifted),
 }

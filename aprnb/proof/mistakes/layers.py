@@ -4,7 +4,7 @@ import numpy as np
 from ...formats.names import EMBEDDING
 from ..formulas import NORMS, PRODUCTS, RESIDUALS, f64, norm, product, rows, silu
 
-EPSILONS = (1e-5, 1e-6, 1e-8, 1e-12, 0.0)
+EPSILONS = (1e-5, 1e-6, 0.0)
 TILES = (8, 16, 32, 64, 128)  # columns of a product's inner tile
 
 
@@ -49,11 +49,15 @@ def mean_subtracted(at, key):
            * f64(at.w(name)))
 
 
-def sum_for_mean(at, key):
+def wrong_mean(at, key):
+    """The sum of squares divided by another number than the columns."""
     x = at(NORMS[key][0])
-    eps = at.config.rms_norm_eps
-    yield "the sum of squares instead of their mean", (
-        x / np.sqrt((x * x).sum(axis=1, keepdims=True) + eps) * f64(at.w(NORMS[key][1])))
+    for words, n in (("one column too many", x.shape[1] + 1), ("one column too few",
+                     x.shape[1] - 1), ("nothing: a sum, no mean", 1)):
+        if n not in (0, x.shape[1]):
+            mean = (x * x).sum(axis=1, keepdims=True) / n
+            yield (f"the mean square over {words}",
+                   x / np.sqrt(mean + at.config.rms_norm_eps) * f64(at.w(NORMS[key][1])))
 
 
 def not_normalised(at, key):
@@ -171,7 +175,7 @@ def other_activation(at, key):
 
 KNOWN = {
     "norm": (other_eps, no_norm_weight, one_plus_weight, weight_of_another_norm, eps_on_the_root,
-             mean_subtracted, sum_for_mean, not_normalised),
+             mean_subtracted, wrong_mean, not_normalised),
     "product": (transposed, tied_head, weight_of_another, input_not_normalised, last_tile_skipped,
                 heads_in_another_order),
     "residual": (branch_missing, stream_missing, branch_twice, branch_subtracted, normed_stream,
