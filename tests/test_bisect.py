@@ -17,15 +17,15 @@ from aprnb.errors import CheckError
 from aprnb.formats.model_file import open_model
 from aprnb.formats.names import EMBEDDING
 from aprnb.model.rope_table import rope_table
-from aprnb.proof.bisect import bisect_between, bisect_reference
-from aprnb.proof.explain import Case, explain
+from aprnb.proof.bisect.explain import Case, explain
+from aprnb.proof.bisect.formulas import chain, formula
+from aprnb.proof.bisect.hypotheses import HYPOTHESES
+from aprnb.proof.bisect.probes import probes
+from aprnb.proof.bisect.substages import stages
+from aprnb.proof.bisect.trace import Trace
+from aprnb.proof.bisect.walk import bisect_between, bisect_reference
 from aprnb.proof.fault import Plant
-from aprnb.proof.formulas import chain, formula
-from aprnb.proof.hypotheses import HYPOTHESES
 from aprnb.proof.planting import Workshop
-from aprnb.proof.probes import probes
-from aprnb.proof.substages import stages
-from aprnb.proof.trace import Trace
 
 ROOT = Path(__file__).parents[1]
 QWEN, LLAMA = DATA / "bisect" / "qwen2-bf16", DATA / "parity" / "llama-f16"

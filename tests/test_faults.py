@@ -98,7 +98,8 @@ def test_a_test_that_changed_must_be_seen_red_again(copy):
     assert not run(copy, trial, ledger=read_ledger(copy))[0].problem
     # as red as before with this fault, but who knows what else it no longer sees
     file.write_text(PROBE.replace("assert CODE == 3", "assert CODE in (3, 5)"))
-    assert "changed since they were seen red" in run(copy, trial, ledger=read_ledger(copy))[0].problem
+    result, = run(copy, trial, ledger=read_ledger(copy))
+    assert "changed since they were seen red" in result.problem
     file.write_text(PROBE)
 
 

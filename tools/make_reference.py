@@ -6,7 +6,8 @@
 
 TOKENS: a .bin shard (u32) or an .npz with heldout_tokens, at least 8 x 513 ids that the model was
 not trained on. The keys are those that aprnb/train/parity.py lists and, with --stages, those of
-aprnb/proof/probes.py: every intermediate result of a short window, which `aprnb bisect` reads.
+aprnb/proof/bisect/probes.py: every intermediate result of a short window, which `aprnb bisect`
+reads.
 Needs torch and transformers, which the package itself never imports.
 """
 import argparse

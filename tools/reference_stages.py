@@ -1,6 +1,7 @@
 """Every stage of one short window, recorded from a transformers model by forward hooks.
 
-The keys are those of aprnb/proof/probes.py: "stage/<path>" with the paths of substages.py there.
+The keys are those of aprnb/proof/bisect/probes.py: "stage/<path>" with the paths of substages.py
+there.
 """
 import hashlib
 import sys

@@ -39,7 +39,7 @@ def bisect(model, reference, between, tokens, device, precision, as_json):
     """
     from ..errors import CheckError
     from ..formats.model_file import open_model
-    from ..proof.bisect import bisect_between, bisect_reference
+    from ..proof.bisect.walk import bisect_between, bisect_reference
     open_sides = _sides(reference, between, tokens, device, precision)
     with open_model(model) as source:
         if between:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..errors import CheckError, NonFiniteError
-from ..model.stages import all_logits
-from ..train.evaluate import Evaluator
+from ...errors import CheckError, NonFiniteError
+from ...model.stages import all_logits
+from ...train.evaluate import Evaluator
 
 
 @dataclass

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..backend import open_backend
-from ..model.instance import Model
-from ..model.stages import departure
-from ..train.parity import LIMITS
-from ..train.preflight import BF16_STEP, FP32_LIMIT
+from ...backend import open_backend
+from ...model.instance import Model
+from ...model.stages import departure
+from ...train.parity import LIMITS
+from ...train.preflight import BF16_STEP, FP32_LIMIT
 from .explain import Case, error, explain, explain_samples, nothing_wrong
 from .formulas import chain
 from .probes import digests, probes

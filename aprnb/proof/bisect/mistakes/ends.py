@@ -1,7 +1,7 @@
 """Mistakes at both ends of the model: embedding, losses, their mean. See hypotheses.py."""
 import numpy as np
 
-from ...formats.names import EMBEDDING, HEAD
+from ....formats.names import EMBEDDING, HEAD
 from ..formulas import f64, losses, product
 from ..upload import other_type
 

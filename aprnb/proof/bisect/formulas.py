@@ -11,8 +11,8 @@ from typing import Callable
 
 import numpy as np
 
-from ..config import ModelConfig
-from ..formats.names import EMBEDDING, HEAD
+from ...config import ModelConfig
+from ...formats.names import EMBEDDING, HEAD
 from .substages import path_of, stages
 
 NORMS = {"attn_norm": ("stream", "input_layernorm.weight"),

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..dtypes import BF16, F16, F32
-from ..formats.names import HEAD
+from ...dtypes import BF16, F16, F32
+from ...formats.names import HEAD
 
 TYPES = ("bf16", BF16), ("f16", F16)
 

@@ -1,7 +1,7 @@
 """Mistakes of what every layer repeats: norms, products, residual, SwiGLU. See hypotheses.py."""
 import numpy as np
 
-from ...formats.names import EMBEDDING
+from ....formats.names import EMBEDDING
 from ..formulas import NORMS, PRODUCTS, RESIDUALS, f64, norm, product, rows, silu
 
 EPSILONS = (1e-5, 1e-6, 0.0)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import CheckError
-from ..train.reference import WINDOW, check_reference
+from ...errors import CheckError
+from ...train.reference import WINDOW, check_reference
 from .substages import stages
 from .trace import Trace
 

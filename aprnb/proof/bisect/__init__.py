@@ -1,0 +1,1 @@
+"""Where two forward passes of one model part, and which known mistake makes the difference."""
