@@ -6,7 +6,7 @@ import pytest
 
 from aprnb.oracle.adamw import adamw
 from judge import DTYPES, judge, lanes, normal, blank
-from tolerance import F32
+from tolerance import BF16, F32
 
 BETA1, BETA2, EPS, DECAY = 0.9, 0.95, 1e-8, 0.1
 
@@ -95,6 +95,24 @@ def small_gradients(n, work, t):
             "correction1": one(1 - BETA1 ** t), "correction2": one(1 - BETA2 ** t),
             "clip": one(1.0), "beta1": BETA1, "beta2": BETA2, "eps": EPS, "decay": DECAY,
             "decayed": 0}
+
+
+@pytest.mark.parametrize("decayed", [0, 1, 300_000, 600_000])
+def test_blocks_change_nothing_and_the_working_copy_follows(decayed):
+    """600,000 parameters are cut into blocks; the boundary of the decay lies within one of them."""
+    n, constants = 600_000, (BETA1, BETA2, EPS, DECAY)
+    start = [normal(seed, n, F32) for seed in range(4)]
+    scalars = [one(x) for x in (1e-2, 0.5, 0.4, 0.7)]
+    w, m, v, g = (x.copy() for x in start)
+    v, work = np.abs(v), blank(n, BF16)
+    adamw(w, work, m, v, g, *scalars, *constants, decayed)
+    for at in range(0, n, 100_000):
+        part = slice(at, at + 100_000)
+        alone, m0, v0, g0 = (x[part].copy() for x in start)
+        adamw(alone, None, m0, np.abs(v0), g0, *scalars, *constants, max(0, decayed - at))
+        np.testing.assert_array_equal(w[part], alone)
+    np.testing.assert_array_equal(work, w.astype(BF16))
+    assert not np.array_equal(w, start[0])
 
 
 @lanes([(1,), (37,)], [(1_000_003,)])

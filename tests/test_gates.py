@@ -50,6 +50,12 @@ def test_patience_counts_epochs_since_the_best(history, epochs, ok):
     assert gates.patience(history, epochs).ok is ok
 
 
+def test_the_bound_of_patience_is_its_epochs_or_what_early_epochs_are_allowed():
+    assert gates.patience([3, 2, 2.5], 5).high == 4
+    assert gates.patience([3, 3, 3], 1).high == 2
+    assert gates.patience([3, 2, 2.5, 2.5], 5).high == 4
+
+
 def test_record_fields_must_be_exactly_those():
     fields = ("step", "lr")
     assert gates.record_fields({"step": 0, "lr": None}, fields).ok
@@ -75,6 +81,30 @@ def test_the_first_limit_is_in_nats(record_property):
     assert limit == pytest.approx(2 * 11.929, abs=1e-3)  # not 2 * 17.21, which is bits
 
 
+@pytest.mark.parametrize("gate, id, name", [
+    (gates.record_fields({}, ()), "001", "record_fields_count"),
+    (gates.epoch_files([]), "002", "checkpoint_files_count"),
+    (gates.target(1.0, 2.2), "003", "final_val_loss_nats"),
+    (gates.patience([1.0], 5), "004", "epochs_without_improvement_count"),
+    (gates.divergence([1.0], 10.0), "005", "val_loss_nats"),
+    (gates.divergence([1.0, 1.0], 10.0), "005", "val_loss_nats"),
+    (gates.finite_loss(1.0), "007", "loss_nats"),
+    (gates.finite_gradient(1.0), "007", "grad_norm"),
+    (gates.speed(1.0), "008", "tokens_per_sec"),
+    (gates.utilisation(1.0), "008", "gpu_util_pct"),
+    (gates.real_updates(1, 1), "010", "optimiser_updates_count"),
+    (gates.full_batch(1, 1), "EXHAUST", "target_tokens_count"),
+])
+def test_every_gate_has_the_number_of_its_promise(gate, id, name):
+    assert (gate.id, gate.name) == (f"GATE-TRAIN-{id}", name)
+    assert gate.message.startswith(f"{gate.id} holds: {name} ")
+
+
+def test_a_message_gives_value_bounds_and_the_flag():
+    assert gates.target(3.0, 2.2).message == (
+        "GATE-TRAIN-003 FAILED: final_val_loss_nats 3, need 1e-06 to 2.2: --target-val-loss")
+
+
 def test_names_end_in_a_unit_and_messages_name_value_and_bounds():
     made = [gates.finite_loss(1.0), gates.finite_gradient(1.0), gates.speed(1.0),
             gates.utilisation(1.0), gates.full_batch(1, 1), gates.real_updates(1, 1),
@@ -89,3 +119,4 @@ def test_a_gate_is_json_even_for_nan():
     import json
     text = json.dumps(gates.finite_loss(NAN).as_json(), allow_nan=False)
     assert json.loads(text)["value"] == "nan"
+    assert gates.finite_loss(2.5).as_json()["value"] == 2.5

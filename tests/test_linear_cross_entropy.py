@@ -62,6 +62,20 @@ def test_rows_without_a_target_count_for_nothing():
     np.testing.assert_allclose(dw, alone, atol=1e-15)
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("scratch, limit", [(F32, 1e-6), (BF16, 2e-2)], ids=["f32", "bf16"])
+def test_chunks_and_the_type_of_the_scratch_change_rounding_only(chunk, accumulate, scratch, limit):
+    a = with_gradients((5, 4, 6, 5), F32, accumulate)
+    want = {name: a[name].astype(np.float64) for name in ("losses", "dx", "dw")}
+    wide = a | want | {n: a[n].astype(np.float64) for n in ("logits", "x", "w", "scale")}
+    linear_cross_entropy_backward(*wide.values())
+    a["logits"] = blank((chunk, 6), scratch)
+    linear_cross_entropy_backward(*a.values())
+    for name in want:
+        np.testing.assert_allclose(a[name], want[name], rtol=0, atol=limit, err_msg=name)
+
+
 def closed_forms(run):
     """Constant logits cost ln V; logits of +-100 neither overflow nor lose the loss."""
     V = 7

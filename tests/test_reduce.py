@@ -77,6 +77,19 @@ def test_clip_factor(shape, max_norm):
     assert (got["clip"][0] < 1) == (max_norm == 0.5)
 
 
+@pytest.mark.parametrize("partials, max_norm, want", [
+    ([9, 16], 0, 1),  # off
+    ([9, 16], 10, 1),
+    ([9, 16], 2.5, 0.5),
+    ([1e-12], 1e-6, 0.5),  # a norm as small as the 1e-6 that keeps the quotient finite
+    ([0], 1, 1),
+])
+def test_clip_factor_by_hand(partials, max_norm, want):
+    norm, clip = blank(1, np.float64), blank(1, np.float64)
+    clip_factor(norm, clip, np.array(partials, np.float64), max_norm)
+    assert norm[0] == np.sqrt(sum(partials)) and clip[0] == pytest.approx(want, rel=1e-6)
+
+
 def nan_stays(run):
     """A norm that is not a number must not pass as "no clipping"."""
     clip = run(np.array([1, np.nan], F32), 1.0)

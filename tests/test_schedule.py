@@ -3,9 +3,15 @@ import math
 
 import pytest
 
-from aprnb.train.schedule import SHAPES, Schedule
+from aprnb.train.schedule import SHAPES as OFFERED
+from aprnb.train.schedule import Schedule
 
 PEAK, LOW = 3e-4, 3e-5
+SHAPES = ("cosine", "linear", "constant", "wsd")
+
+
+def test_all_shapes_are_judged_here():
+    assert OFFERED == SHAPES
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -23,6 +29,12 @@ def test_warm_up_is_linear_and_reaches_the_peak_at_its_end(shape):
     assert rates[10] == PEAK
     differences = [b - a for a, b in zip(rates, rates[1:])]
     assert differences == pytest.approx([PEAK / 11] * 10, rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_rate_after_warm_up_is_the_peak_to_the_last_bit(shape):
+    for warmup in range(200):
+        assert Schedule(shape, 0.7e-4, LOW, warmup, 1000).rate(warmup) == 0.7e-4
 
 
 @pytest.mark.parametrize("shape", ["cosine", "linear", "wsd"])
@@ -60,6 +72,8 @@ def test_wsd_stays_at_the_peak_for_four_fifths():
     schedule = Schedule("wsd", PEAK, LOW, 10, 100)
     assert {schedule.rate(s) for s in range(10, 80)} == {PEAK}
     assert schedule.rate(80) < PEAK
+    uneven = Schedule("wsd", PEAK, LOW, 10, 104)  # decays over 20 steps, not 20.8
+    assert uneven.rate(83) == PEAK > uneven.rate(84)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

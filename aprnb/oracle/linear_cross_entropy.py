@@ -55,7 +55,7 @@ def _loss_and_softmax(losses, z, targets):
     top = zw.max(axis=1)
     p = np.exp(zw - top[:, None])
     total = p.sum(axis=1)
-    np.multiply(p, 1 / total[:, None], out=z, casting="unsafe")
+    np.multiply(p, 1 / total[:, None], out=z)
     losses[...] = np.where(targets < 0, 0, top + np.log(total) - hit)
 
 

@@ -51,8 +51,8 @@ class Schedule:
 
     def _between(self, progress):
         """Rate between peak (progress 0) and low (1), both exact."""
-        if progress in (0.0, 1.0):
-            return self.low if progress else self.peak
+        if progress == 1:  # where the sum below may be a rounding away
+            return self.low
         if self.shape == "cosine":
             progress = (1 - math.cos(math.pi * progress)) / 2
         return self.peak + (self.low - self.peak) * progress
