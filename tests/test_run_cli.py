@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -220,12 +219,14 @@ def test_help_of_every_verb_has_examples_and_exit_codes(capsys):
         assert out.count(f"aprnb {verb}") >= 2, verb
 
 
-def test_help_answers_in_under_300_ms():
-    """The best of five: a busy machine must not fail what the imports do not cost."""
+def test_help_costs_under_300_ms():
+    """Of the processor, best of five: a busy machine must not fail what the imports do not cost."""
     def seconds():
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "aprnb", "--help"], check=True, capture_output=True)
-        return time.perf_counter() - begin
+        child = subprocess.Popen([sys.executable, "-m", "aprnb", "--help"],
+                                 stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(child.pid, 0)
+        assert status == 0
+        return used.ru_utime + used.ru_stime
     assert min(seconds() for _ in range(5)) < 0.3
 
 

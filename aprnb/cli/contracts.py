@@ -16,7 +16,14 @@ Exit codes: 0 valid, perhaps with warnings; 2 usage; 3 no such file, or not in a
 5 a contract breaks a rule; 7 not readable."""
 
 
-@click.group()
+@click.group(epilog="""\b
+Examples:
+  aprnb contracts validate
+  aprnb contracts run contracts/rope-v1.yaml --hardware cpu
+
+\b
+Exit codes: 0 success; 2 usage; 3 file not found, or not in a checkout; 5 a contract is not sound,
+a falsifier is red, or evidence was changed.""")
 def contracts():
     """Promises with falsifiers: are they sound, do their tests hold, what is proven where?
 

@@ -24,7 +24,13 @@ Examples:
 Exit codes: 0 listed; 3 not in a checkout; 5 a contract or the registry is not sound."""
 
 
-@click.group()
+@click.group(epilog="""\b
+Examples:
+  aprnb faults list
+  aprnb faults run --all
+
+\b
+Exit codes: 0 success; 2 usage; 3 not in a checkout; 5 a fault is not seen.""")
 def faults():
     """Mistakes planted on purpose: does each turn its falsifier red?
 
