@@ -218,9 +218,9 @@ BARRIERS = [
                       " before anyone multiplies\n", "")]),
     fault("copies-not-awaited", "fragments are loaded while their copies are on the way",
           "ours: a wait forgotten",
-          cpu=[(kernel("sm80/matmul_kernel"), "        wait_next()\n"
-                "        cuda.syncthreads()  # every thread's", "        cuda.syncthreads()  # every "
-                "thread's")]),
+          cpu=[(kernel("sm80/matmul_kernel"),
+                "        wait_next()\n        cuda.syncthreads()  # every thread's",
+                "        cuda.syncthreads()  # every thread's")]),
 ]
 
 FAULTS = GRADIENTS + ADAMW + NUMBERS + TILES + BARRIERS
