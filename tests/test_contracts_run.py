@@ -108,6 +108,9 @@ def test_a_row_holds_all_that_its_verdict_was_drawn_from(told):
     for name in ("contracts/small-v1.yaml", "tests/test_small.py"):
         digest = hashlib.sha256((root / name).read_bytes()).hexdigest()
         assert row["inputs"][name] == digest
+    simulated = verdicts(document)["FALSIFY-SMALL-V1-010"]
+    assert simulated["command"].startswith("NUMBA_ENABLE_CUDASIM=1 python -m pytest -m sim tests/")
+    assert simulated["seconds"] > 0  # it imports the simulator
     of_a_run = verdicts(document)["FALSIFY-SMALL-V1-012"]
     summary = json.loads((root.parent / "run/summary.json").read_text())
     assert of_a_run["value"] == summary["final_val_loss"]
@@ -339,6 +342,11 @@ def test_the_newest_evidence_counts_and_one_that_was_not_run_does_not(house):
     assert (one["verdict"], one["evidence"], one["commit"]) == ("RED", "second", "f" * 40)
     assert falsifier_of(report, "FALSIFY-SMALL-V1-012")["evidence"] == house[1].name
     assert [e["name"] for e in report["evidence"]] == ["second", house[1].name]
+    second = json.loads((root / "evidence/second/verdicts.json").read_text())
+    assert verdicts(second)["FALSIFY-GOOD-V1-002"]["before"] == {"verdict": "DISCHARGED",
+                                                                 "evidence": house[1].name}
+    (root / "evidence/second/record.json").unlink()  # then nobody knows how new it is
+    assert falsifier_of(status(root)[1], "FALSIFY-GOOD-V1-002")["verdict"] == "TAMPERED"
 
 
 @pytest.mark.parametrize("known, want", [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import runs
 
-from aprnb.proof.evidence import attach, draft, read_record, seal, verify
+from aprnb.proof.evidence import attach, draft, inputs_of_run, read_record, seal, verify
 from aprnb.proof.origin import origin, sha256, shorten, shown
 
 ROOT = Path(__file__).parents[1]
@@ -91,6 +91,17 @@ def test_the_page_names_command_note_and_what_is_not_proven(told):
                   "the tree was not seen clean", "COMPLETED: 20 steps",
                   f"{told[1]['corpus_entropy_nats']:.4f} nats, the entropy of the corpus"):
         assert words in text, words
+
+
+def test_the_manifest_of_a_dataset_stands_for_its_shards(tmp_path):
+    (tmp_path / "listed").mkdir()
+    (tmp_path / "listed/manifest.json").write_text("{}")
+    given = {"init": tmp_path / "m.apr", "tokenizer": None, "dataset": tmp_path / "listed",
+             "val_shard": tmp_path}
+    (tmp_path / "config.json").write_text(json.dumps({"settings": {
+        name: {"value": path and str(path), "from": "flag"} for name, path in given.items()}}))
+    assert inputs_of_run(tmp_path) == [tmp_path / "m.apr", tmp_path / "listed/manifest.json",
+                                       tmp_path]
 
 
 def test_no_path_of_the_machine_is_left(told):

@@ -9,8 +9,8 @@ seconds, device, versions, SHA-256 of every input and of every file attached), w
 printed (output.txt; with --run-dir, dispatch.txt), README.md made from these. --result files, such
 as a JSON report or the verdicts.json of `aprnb contracts run --json`, are copied beside them;
 --run-dir is the folder that a training run of the command left: its summary, metrics and epoch
-metadata are copied, what it read is digested. A record of the same day and name is replaced. The
-exit code is the command's.
+metadata are copied, what it read is digested; verdicts about a run need it beside them. A record of
+the same day and name is replaced. The exit code is the command's.
 """
 import argparse
 import subprocess
