@@ -29,6 +29,7 @@ def changes(source, text=False):
     ("x = a if b else c", ["x = a if (not b) else c"]),
     ("x = [a for a in b if a.c if a is d]", ["x = [a for a in b if not a.c if a is d]",
                                              "x = [a for a in b if a.c if a is not d]"]),
+    ("x = a.reshape(-1, 4)", ["x = a.reshape(1, 4)", "x = a.reshape(-1, 5)"]),
     ("x: int = 1", ["x: int = 2"]),
 ])
 def test_an_expression(line, want):

@@ -48,7 +48,7 @@ def q6_k_block(b):
 
 @pytest.mark.parametrize("dtype, block, decode", [("Q4_K", 144, q4_k_block),
                                                   ("Q6_K", 210, q6_k_block)])
-@pytest.mark.parametrize("shape", [(256,), (2, 512), (3, 300), (5, 100)])
+@pytest.mark.parametrize("shape", [(256,), (2, 512), (3, 300), (5, 100), (2, 3, 300), ()])
 def test_super_blocks_equal_a_scalar_decoder(dtype, block, decode, shape):
     rng = np.random.default_rng(2)
     for nbytes in payload_sizes(dtype, shape):  # row-aligned, and flat where it differs
@@ -58,7 +58,7 @@ def test_super_blocks_equal_a_scalar_decoder(dtype, block, decode, shape):
             raw[:, column:column + 2] = rng.uniform(0.001, 0.1, len(raw)).astype("<f2").view(
                 np.uint8).reshape(-1, 2)
         want = np.array([decode(bytes(b)) for b in raw])
-        columns, rows = shape[-1], math.prod(shape[:-1])
+        columns, rows = shape[-1] if shape else 1, math.prod(shape[:-1])
         if nbytes == payload_sizes(dtype, shape)[0]:
             want = want.reshape(rows, -1)[:, :columns]
         want = want.reshape(-1)[:rows * columns].reshape(shape)

@@ -7,7 +7,8 @@
     call         min and max, any and all, a keyword argument left out
     statement    return and yield of None, break and continue, anything else left out
 
-Docstrings and annotations are not mutated. What changes only a text for people is marked, as
+Docstrings and annotations are not mutated, nor the -1 of a reshape, for which NumPy takes any
+negative number. What changes only a text for people is marked, as
 Mutant.is_text: all inside a `raise` (that it raises is mutated), and sentences, which are texts
 with a space between two words.
 """
@@ -94,7 +95,8 @@ class Finder:
             _put(parent, field, i, new)
             self.note(node, new, parent, place)
         _put(parent, field, i, node)
-        self.walk(node, _place_inside(node, place))
+        if not (isinstance(node, ast.UnaryOp) and _called(parent) == "reshape"):
+            self.walk(node, _place_inside(node, place))
 
     def note(self, node, new, parent, place):
         """Keep the mutant whose tree stands now; text outside of the change stays as it is."""
@@ -206,8 +208,14 @@ def _other_values(value):
         yield b"XX" + value + b"XX"
 
 
+def _called(node):
+    """Name of the function or method that a node calls, or None."""
+    function = getattr(node, "func", None)
+    return getattr(function, "id", getattr(function, "attr", None))
+
+
 def _calls(node):
-    name = getattr(node.func, "id", getattr(node.func, "attr", None))
+    name = _called(node)
     if name in CALLS:
         other = (ast.Name(CALLS[name]) if isinstance(node.func, ast.Name)
                  else ast.Attribute(node.func.value, CALLS[name]))

@@ -34,7 +34,7 @@ TARGETS = {  # files that carry promises: tests that judge them, in turn
     "formats/apr_writer": "apr_format import_export",
     "formats/atomic": "atomic import_export files_cli run_folder",
     "formats/convert": "import_export hostile_texts files_cli",
-    "formats/dtype_evidence": "tensor_stats",
+    "formats/dtype_evidence": "dtype_evidence tensor_stats",
     "formats/model_file": "import_export tensor_stats reference_files hostile_texts checkpoint",
     "formats/names": "import_export reference_files",
     "formats/quant": "quant reference_files",

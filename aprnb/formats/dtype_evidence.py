@@ -52,7 +52,7 @@ def _shape_of(dtype, histogram):
     values = np.abs(pattern_values(dtype))
     use = np.isfinite(values) & (values > 0) & (histogram > 0)
     size, count = np.log2(values[use]), histogram[use].astype(np.int64)
-    order = np.argsort(size, kind="stable")
+    order = np.argsort(size)
     size, cumulative = size[order], np.cumsum(count[order])
     if not len(size) or cumulative[-1] < FEWEST:
         return None
@@ -61,7 +61,7 @@ def _shape_of(dtype, histogram):
     below = np.searchsorted(size, median - 2)
     above = np.searchsorted(size, median + 2, side="right")
     return {"spread": third - first, "below": share[below - 1] if below else 0.0,
-            "above": 1 - (share[above - 1] if above else 0.0)}
+            "above": 1 - share[above - 1]}
 
 
 def _is_weight_like(shape):

@@ -22,7 +22,7 @@ def decode_aprq8(payload, shape):
     if n == 0:
         return np.zeros(shape, np.float32)
     scale = payload[:4].view("<f4")[0]
-    return (scale * payload[4:4 + n].view(np.int8).astype(np.float32)).reshape(shape)
+    return (scale * payload[4:].view(np.int8).astype(np.float32)).reshape(shape)
 
 
 def decode_aprq4(payload, shape):
@@ -42,8 +42,8 @@ def decode_q4_k(payload, shape):
     d = blocks[:, 0:2].copy().view("<f2").astype(np.float32)
     dmin = blocks[:, 2:4].copy().view("<f2").astype(np.float32)
     s = blocks[:, 4:16]
-    low = np.concatenate([s[:, 0:4] & 63, (s[:, 8:12] & 15) | (s[:, 0:4] >> 6 << 4)], axis=1)
-    minimum = np.concatenate([s[:, 4:8] & 63, (s[:, 8:12] >> 4) | (s[:, 4:8] >> 6 << 4)], axis=1)
+    low = np.concatenate([s[:, 0:4] & 63, (s[:, 8:] & 15) | (s[:, 0:4] >> 6 << 4)], axis=1)
+    minimum = np.concatenate([s[:, 4:8] & 63, (s[:, 8:] >> 4) | (s[:, 4:8] >> 6 << 4)], axis=1)
     # each run of 32 bytes holds two groups: weights 0-31 in the low nibbles, 32-63 in the high
     runs = blocks[:, 16:].reshape(-1, 4, 32)
     q = np.stack([runs & 15, runs >> 4], axis=2).reshape(-1, 8, 32)
@@ -57,7 +57,7 @@ def decode_q6_k(payload, shape):
     low = blocks[:, :128].reshape(-1, 2, 2, 32)  # two halves of 128 weights, two runs of 32 bytes
     high = blocks[:, 128:192].reshape(-1, 2, 1, 32)
     scale = blocks[:, 192:208].copy().view(np.int8).astype(np.float32)
-    d = blocks[:, 208:210].copy().view("<f2").astype(np.float32)
+    d = blocks[:, 208:].copy().view("<f2").astype(np.float32)
     # quarter k of a half: nibble k // 2 of run k % 2, and bits 2k, 2k+1 of the high byte
     nibbles = np.concatenate([low & 15, low >> 4], axis=2)  # (blocks, 2, 4, 32)
     pairs = high >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
