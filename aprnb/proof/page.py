@@ -12,8 +12,8 @@ LEDGER = ("falsifier", "hardware", "before", "after", "value", "gate", "plausibl
 def page(folder, record):
     """The text. folder: of the evidence;  record: what record.json will say."""
     verdicts = _read(folder / "verdicts.json")
-    parts = [_what(record), _where(record), _inputs(record), _training(folder), _ledger(verdicts),
-             _hypotheses(verdicts), _not_proven(record, verdicts, folder)]
+    parts = [_what(record), _where(record), _training(folder), _ledger(verdicts),
+             _hypotheses(verdicts), _not_proven(record, verdicts, folder), _inputs(record)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

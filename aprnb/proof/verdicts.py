@@ -91,7 +91,8 @@ def grade(value, number):
         return Verdict(RED, f"{value.quantity} is {number!r}, not a number", number)
     if not finite(number):
         return Verdict(RED, f"{value.quantity} is {number}, not finite", number)
-    say = f"{value.quantity} {number} {value.unit}"
+    said = f"{number:.6g}" if isinstance(number, float) else number
+    say = f"{value.quantity} {said} {value.unit}"
     if not value.lower <= number <= value.upper:
         return Verdict(RED, f"{say} is outside its gate {value.lower:g} to {value.upper:g}", number)
     if value.plausible and not value.plausible[0] <= number <= value.plausible[1]:
