@@ -8,6 +8,7 @@ import json
 import struct
 import zlib
 from contextlib import contextmanager
+from operator import itemgetter
 
 import numpy as np
 
@@ -65,9 +66,8 @@ class AprWriter:
     def write_chunks(self, name, chunks):
         """Write one payload from pieces of bytes."""
         if self._next == len(self.entries) or self.entries[self._next].name != name:
-            expected = [e.name for e in self.entries[self._next:self._next + 1]]
-            raise WrongWriteOrder(f"{self.path}: got tensor {name}, need "
-                                  f"{expected[0] if expected else 'no further tensor'}")
+            need = next((e.name for e in self.entries[self._next:]), "no further tensor")
+            raise WrongWriteOrder(f"{self.path}: got tensor {name}, need {need}")
         entry = self.entries[self._next]
         written = 0
         for piece in chunks:
@@ -102,7 +102,7 @@ def dtype_name(array, name):
 def plan_entries(entries):
     """TensorEntry list in index order with offsets given out one after the other."""
     plan, offset, previous = [], 0, None
-    for name, dtype, shape in sorted(entries, key=lambda e: e[0].encode("utf-8")):
+    for name, dtype, shape in sorted(entries, key=itemgetter(0)):  # as their UTF-8 is ordered
         shape = tuple(int(n) for n in shape)
         if name == previous:
             raise DuplicateName(f"tensor {name} is given twice")
@@ -128,8 +128,8 @@ def encode_head(metadata, plan):
     index_offset = HEADER.size + up(len(text))
     fields = [MAGIC, 2, 0, ROW_MAJOR, len(plan), HEADER.size, len(text), index_offset,
               index_offset + up(len(index))]
-    checksum = header_checksum(HEADER.pack(*fields, 0, bytes(20)))
-    return HEADER.pack(*fields, checksum, bytes(20)) + _padded(text) + _padded(index)
+    checksum = header_checksum(HEADER.pack(*fields, 0, b""))
+    return HEADER.pack(*fields, checksum, b"") + _padded(text) + _padded(index)
 
 
 def _encode_metadata(metadata):
