@@ -38,7 +38,7 @@ TARGETS = {  # files that carry promises: tests that judge them, in turn
     "formats/model_file": "import_export tensor_stats reference_files hostile_texts checkpoint",
     "formats/names": "names import_export reference_files",
     "formats/quant": "quant reference_files",
-    "formats/safetensors": "import_export hostile_texts",
+    "formats/safetensors": "safetensors import_export hostile_texts",
     "formats/tensors": "apr_format import_export quant tensor_stats",
     "formats/tokenizer_keys": "import_export hostile_texts",
     "formats/validate": "tensor_stats reference_files files_cli",
