@@ -24,12 +24,12 @@ def opened(tmp_path, raw):
 
 
 def test_a_file_is_written_byte_by_byte(tmp_path):
-    payloads = {"ä": [b"\1\2", b"\3\4"], "bc": [b"\5"]}
-    write_safetensors(tmp_path / "w.safetensors", [("ä", "BF16", (2, 1)), ("bc", "U8", (1,))],
+    payloads = {"ä": [b"\1\2", b"\3\4"], "quack": [b"\5"]}
+    write_safetensors(tmp_path / "w.safetensors", [("ä", "BF16", (2, 1)), ("quack", "U8", (1,))],
                       payloads.get)
     text = ('{"__metadata__":{"format":"pt"},'
             '"ä":{"dtype":"BF16","shape":[2,1],"data_offsets":[0,4]},'
-            '"bc":{"dtype":"U8","shape":[1],"data_offsets":[4,5]}}').encode()
+            '"quack":{"dtype":"U8","shape":[1],"data_offsets":[4,5]}}').encode()
     padded = text + b" " * (-len(text) % 8)
     assert -len(text) % 8 not in (0, -len(text) % 9)
     got = (tmp_path / "w.safetensors").read_bytes()
