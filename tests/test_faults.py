@@ -1,4 +1,5 @@
 """Planted faults: they still fit the code, and the engine tells seen from unseen."""
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,12 @@ def test_seen_and_unseen_faults_are_told_apart(copy):
     assert "red without the fault" in red.problem and red.green_without is False
     assert skipped.skipped == "no such thing here" and not skipped.problem
     assert (copy / "aprnb/errors.py").read_text() == before, "planted in the checkout"
+
+
+def test_a_fault_that_no_longer_fits_is_one_bad_row(copy):
+    gone = fault("wrong-code", "a fault", "ours", cpu=[("aprnb/errors.py", "no such text", "x")])
+    result, = run(copy, replace(trial_of("test_sees"), fault=gone))
+    assert "stands there 0 times" in result.problem and result.red_with is None
 
 
 def test_hardware_that_is_not_there_is_skipped_with_its_reason(copy):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from ..errors import CheckError
 
-COPIED = ("aprnb", "tests")  # what a plant may change, and what must find it; the rest is linked
+# what a plant may change, and what must find it; the rest is linked. Tools too: a linked one would
+# import the package beside the place that it is linked to
+COPIED = ("aprnb", "tests", "tools")
 
 
 class Workshop:
