@@ -39,7 +39,7 @@ TARGETS = {  # files that carry promises: tests that judge them, in turn
     "formats/names": "names import_export reference_files",
     "formats/quant": "quant reference_files",
     "formats/safetensors": "safetensors import_export hostile_texts",
-    "formats/tensors": "apr_format import_export quant tensor_stats",
+    "formats/tensors": "tensors apr_format import_export quant tensor_stats",
     "formats/tokenizer_keys": "import_export hostile_texts",
     "formats/validate": "tensor_stats reference_files files_cli",
     "oracle/adamw": "adamw",
