@@ -34,7 +34,7 @@ CONTAINER = [
           cpu=[(READER, "    if magic != MAGIC:", "    if not magic:")]),
     fault("index-not-sorted", "tensors stand in the order in which they were given",
           "ours: readers look names up by bisection",
-          cpu=[(WRITER, 'in sorted(entries, key=lambda e: e[0].encode("utf-8")):', "in entries:")]),
+          cpu=[(WRITER, "in sorted(entries, key=itemgetter(0)):", "in entries:")]),
     fault("name-twice-accepted", "of two tensors of one name the last wins",
           "ours: parsers of two tools would see different models",
           cpu=[(READER, "raw == previous:", "raw == b'':")]),
