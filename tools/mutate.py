@@ -40,7 +40,7 @@ TARGETS = {  # files that carry promises: tests that judge them, in turn
     "formats/quant": "quant reference_files",
     "formats/safetensors": "safetensors import_export hostile_texts",
     "formats/tensors": "tensors apr_format import_export quant tensor_stats",
-    "formats/tokenizer_keys": "import_export hostile_texts",
+    "formats/tokenizer_keys": "tokenizer_keys import_export hostile_texts",
     "formats/validate": "tensor_stats reference_files files_cli",
     "oracle/adamw": "adamw",
     "oracle/linear_cross_entropy": "linear_cross_entropy",
