@@ -72,7 +72,7 @@ def test_ids_may_have_holes_up_to_four_times_the_tokens_and_1024():
 @pytest.mark.parametrize("config, generation, tokenizer, want", [
     ({}, {}, {}, {}),
     ({"eos_token_id": 1}, {}, {}, {"tokenizer.eos_token_id": 1}),
-    ({"eos_token_id": 1}, {"eos_token_id": 0}, {"eos_token": "</s>"}, {"tokenizer.eos_token_id": 0}),
+    ({"eos_token_id": 1}, {"eos_token_id": 0}, {"eos_token": "<s>"}, {"tokenizer.eos_token_id": 0}),
     ({"bos_token_id": 0}, {}, {"bos_token": "<s>"}, {"tokenizer.bos_token_id": 0}),
     ({}, {}, {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": "a"},
      {"tokenizer.bos_token_id": 2, "tokenizer.eos_token_id": 5, "tokenizer.padding_token_id": 0}),
