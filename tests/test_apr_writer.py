@@ -8,7 +8,6 @@ from aprnb.errors import CheckError
 from aprnb.formats import rejections as rule
 from aprnb.formats.apr import create_apr, read_apr, write_apr
 from aprnb.formats.apr_layout import MAX_METADATA
-from aprnb.formats.apr_reader import parse_metadata
 from aprnb.formats.apr_writer import _encode_metadata, plan_entries
 
 ZEROS = np.zeros(2, np.float32)
@@ -83,10 +82,7 @@ def test_sizes_are_python_integers():
     assert entry.shape == (2**31 - 1, 4) and entry.nbytes == 16 * (2**31 - 1)
 
 
-def test_metadata_of_64_mib_are_written_and_read_and_no_byte_more():
-    raw = _encode_metadata({"a": "x" * (MAX_METADATA - 8)})
-    assert len(raw) == 64 << 20 and len(parse_metadata(raw, "file")["a"]) == MAX_METADATA - 8
+def test_metadata_of_64_mib_are_written_and_no_byte_more():
+    assert len(_encode_metadata({"a": "x" * (MAX_METADATA - 8)})) == 64 << 20
     with pytest.raises(rule.MetadataError, match="67108865 bytes of metadata"):
         _encode_metadata({"a": "x" * (MAX_METADATA - 7)})
-    with pytest.raises(rule.MetadataError, match="67108865 bytes of metadata"):
-        parse_metadata(raw + b" ", "file")

@@ -138,7 +138,7 @@ def parse_metadata(raw, where, error=MetadataError):
     try:
         value = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError, MemoryError) as cause:
-        reason = "nested too deeply" if isinstance(cause, RecursionError) else str(cause)[:200]
+        reason = "nested too deeply" if isinstance(cause, RecursionError) else cause
         raise error(f"{where}: metadata is not JSON in UTF-8: {reason}") from None
     if not isinstance(value, dict):
         raise error(f"{where}: metadata is a JSON {type(value).__name__}, need an object")
