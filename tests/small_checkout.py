@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from aprnb.proof.fault import ROOMS
+from aprnb.proof.faults.fault import ROOMS
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -52,7 +52,7 @@ def make(root):
     shutil.copytree(ROOT / "aprnb", root / "aprnb", ignore=shutil.ignore_patterns("__pycache__"))
     for room in ROOMS:
         text = FAULTS if room == "forward" else "FAULTS = []\n"
-        (root / f"aprnb/proof/planted/{room}.py").write_text(text)
+        (root / f"aprnb/proof/faults/planted/{room}.py").write_text(text)
     (root / "tests").mkdir()
     (root / "tests/test_small.py").write_text(TESTS)
     shutil.copy(ROOT / "tests/conftest.py", root / "tests")

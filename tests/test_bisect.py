@@ -24,8 +24,8 @@ from aprnb.proof.bisect.probes import probes
 from aprnb.proof.bisect.substages import stages
 from aprnb.proof.bisect.trace import Trace
 from aprnb.proof.bisect.walk import bisect_between, bisect_reference
-from aprnb.proof.fault import Plant
-from aprnb.proof.planting import Workshop
+from aprnb.proof.faults.fault import Plant
+from aprnb.proof.faults.planting import Workshop
 
 ROOT = Path(__file__).parents[1]
 QWEN, LLAMA = DATA / "bisect" / "qwen2-bf16", DATA / "parity" / "llama-f16"

@@ -12,10 +12,10 @@ import runs
 import small_checkout as small
 from runs import refused
 
-from aprnb.proof.contract import Binding, Contract, Falsifier, Value
+from aprnb.proof.contracts.contract import Binding, Contract, Falsifier, Value
 from aprnb.proof.observe import Observation, run_tests
-from aprnb.proof.status import Proven, proven, read_evidence, supported_status
-from aprnb.proof.verdicts import judge, read_value
+from aprnb.proof.verdicts.status import Proven, proven, read_evidence, supported_status
+from aprnb.proof.verdicts.verdict import judge, read_value
 
 LOSS = {"value": small.VALUE}
 PLAUSIBLE = {"value": small.VALUE | {"plausible": [0.5, 1.2]}}
@@ -253,8 +253,8 @@ def test_without_evidence_all_is_draft(house):
 
 def rewrite(folder, record):
     """Seal a forged record again, as a forger would."""
-    from aprnb.proof.evidence import _digest
-    from aprnb.proof.origin import sha256
+    from aprnb.proof.evidence.folder import _digest
+    from aprnb.proof.evidence.origin import sha256
     record["files"] = {name: sha256(folder / name) for name in record["files"]}
     (folder / "record.json").write_text(json.dumps(record | {"seal": _digest(record)}))
 

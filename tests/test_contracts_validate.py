@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from aprnb.cli import main
-from aprnb.proof.contract import ContractError, Value, load_contracts
-from aprnb.proof.document import MOST_BYTES, MOST_DEPTH, MOST_NODES, parse_document
-from aprnb.proof.fault import fault
-from aprnb.proof.finding import RULES
-from aprnb.proof.rules import MOST_FINDINGS, check
+from aprnb.proof.contracts.contract import ContractError, Value, load_contracts
+from aprnb.proof.contracts.document import MOST_BYTES, MOST_DEPTH, MOST_NODES, parse_document
+from aprnb.proof.contracts.finding import RULES
+from aprnb.proof.contracts.rules import MOST_FINDINGS, check
+from aprnb.proof.faults.fault import fault
 
 ROOT = Path(__file__).parents[1]
 FAULTS = {"a-fault": fault("a-fault", "", "", cpu=[("a", "b", "c")])}
@@ -370,7 +370,7 @@ def aprnb(capsys):
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with a sound contract; the registry knows its fault."""
-    monkeypatch.setattr("aprnb.proof.rules.registry", lambda: FAULTS)
+    monkeypatch.setattr("aprnb.proof.contracts.rules.registry", lambda: FAULTS)
     (tmp_path / "sound.yaml").write_text(SOUND)
     return tmp_path
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import runs
 
-from aprnb.proof.evidence import attach, draft, inputs_of_run, read_record, seal, verify
-from aprnb.proof.origin import origin, sha256, shorten, shown
+from aprnb.proof.evidence.folder import attach, draft, inputs_of_run, read_record, seal, verify
+from aprnb.proof.evidence.origin import origin, sha256, shorten, shown
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tools/record_evidence.py"

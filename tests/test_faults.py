@@ -6,11 +6,11 @@ import pytest
 
 from aprnb.errors import CheckError, UsageError
 from aprnb.proof.checkout import checkout
-from aprnb.proof.contract import Binding, Contract, Falsifier
-from aprnb.proof.fault import fault, faults
-from aprnb.proof.ledger import digest_of_tests, read_ledger
-from aprnb.proof.planting import Workshop
-from aprnb.proof.trials import all_trials, record, run_trials
+from aprnb.proof.contracts.contract import Binding, Contract, Falsifier
+from aprnb.proof.faults.fault import fault, faults
+from aprnb.proof.faults.ledger import digest_of_tests, read_ledger
+from aprnb.proof.faults.planting import Workshop
+from aprnb.proof.faults.trials import all_trials, record, run_trials
 
 PROBE = '''
 import pytest

@@ -8,7 +8,7 @@ from os import environ
 import pytest
 
 from aprnb.proof.checkout import checkout
-from aprnb.proof.planting import Workshop
+from aprnb.proof.faults.planting import Workshop
 
 FENCE = re.compile(r"^```(\w+) (\S+)(?: (\w+))?\n(.*?)^```$", re.M | re.S)
 

@@ -103,9 +103,9 @@ def mutants(sources, count):
 
 
 def main():
-    from aprnb.proof.document import parse_document
-    from aprnb.proof.fault import SIDES, fault
-    from aprnb.proof.rules import check
+    from aprnb.proof.contracts.document import parse_document
+    from aprnb.proof.faults.fault import SIDES, fault
+    from aprnb.proof.contracts.rules import check
     from memory import peak_mib
     root = Path(__file__).parents[1]
     sources = [Path(path).read_bytes() for path in sys.argv[1:]]

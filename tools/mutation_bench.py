@@ -19,7 +19,7 @@ import line_trace
 import pytest
 
 from aprnb.errors import CheckError
-from aprnb.proof.planting import Workshop
+from aprnb.proof.faults.planting import Workshop
 
 PRELOADED = ("numpy", "ml_dtypes", "tokenizers", "safetensors.numpy", "click", "yaml")
 NOT_HERE = {"gpu", "sim", "ptx"}  # lanes of conftest.py that are not run

@@ -41,8 +41,8 @@ def main():
 
 def record(args, command):
     """Exit code of the command, after its evidence has been written."""
-    from aprnb.proof import evidence
-    from aprnb.proof.origin import origin, require_commit, shorten
+    from aprnb.proof.evidence import folder as evidence
+    from aprnb.proof.evidence.origin import origin, require_commit, shorten
     where, begin = require_commit(origin(ROOT, args.commit)), time.monotonic()
     place = evidence.dated(args.root, args.name)
     with evidence.draft(place, force=True) as folder:

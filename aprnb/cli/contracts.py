@@ -44,8 +44,8 @@ def validate(paths, as_json):
     PATH is a .yaml file or a folder of them  [default: contracts/ of the checkout].
     """
     from ..errors import CheckError
-    from ..proof.contract import contract_files
-    from ..proof.rules import check_files, count
+    from ..proof.contracts.contract import contract_files
+    from ..proof.contracts.rules import check_files, count
     files = contract_files(paths)
     findings = check_files(files)
     errors, warnings = count(findings)

@@ -59,8 +59,8 @@ def run(paths, hardware, run_dir, output, name, commit, notes, force, as_json):
     plausible. RED: a test fails, or the value is outside its gate or missing. NOT-RUN: the reason.
     """
     from ..errors import CheckError, UsageError
-    from ..proof.evidence import dated
-    from ..proof.recording import record_contracts, run_contracts
+    from ..proof.evidence.folder import dated
+    from ..proof.verdicts.recording import record_contracts, run_contracts
     argv = ["aprnb", *sys.argv[1:]]
     if not output and (name or notes or force):
         raise UsageError("contracts run: --name, --note and --force are about --output")
@@ -104,7 +104,7 @@ def status(paths, as_json):
     beside it. TAMPERED: one of them does not fit. A contract's status follows from the verdicts.
     """
     from ..errors import CheckError
-    from ..proof.report import report
+    from ..proof.verdicts.report import report
     told = report(paths)
     click.echo(json.dumps(told, indent=1) if as_json else "\n".join(_table(told)))
     bad = [f"{folder['name']}: {problem}" for folder in told["evidence"]

@@ -42,8 +42,8 @@ def faults():
 @JSON
 def list_(as_json):
     """Every planted fault, what it spoils, and the falsifiers that are bound to it."""
-    from ..proof.contract import load_contracts
-    from ..proof.fault import faults as registry
+    from ..proof.contracts.contract import load_contracts
+    from ..proof.faults.fault import faults as registry
     bound = {id: [] for id in registry()}
     for contract in load_contracts():
         for falsifier in contract.falsifiers:
@@ -70,12 +70,12 @@ def list_(as_json):
 def run(ids, every, record, workers, as_json):
     """Prove for each fault: its falsifier is green without it and red with it."""
     from ..errors import CheckError, UsageError
-    from ..proof import trials as trial
+    from ..proof.faults import trials as trial
     from ..proof.checkout import checkout
-    from ..proof.contract import load_contracts
-    from ..proof.fault import faults as registry
+    from ..proof.contracts.contract import load_contracts
+    from ..proof.faults.fault import faults as registry
     from ..proof.hardware import unusable
-    from ..proof.ledger import read_ledger
+    from ..proof.faults.ledger import read_ledger
     if every == bool(ids):
         raise UsageError("faults run: name faults, or give --all")
     root = checkout()

@@ -8,10 +8,10 @@ import queue
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
-from ..errors import CheckError, UsageError
+from ...errors import CheckError, UsageError
+from ..observe import run_tests
 from .fault import SIDES
 from .ledger import digest_of_tests, read_ledger, write_ledger
-from .observe import run_tests
 from .planting import Workshop
 
 GREEN_TIMEOUT, RED_TIMEOUT = 1200, 300  # seconds: all tests together; those of one falsifier

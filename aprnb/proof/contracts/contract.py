@@ -2,8 +2,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CheckError, NotFoundError
-from .checkout import checkout
+from ...errors import CheckError, NotFoundError
+from ..checkout import checkout
 from .document import read_document
 from .finding import ERROR
 from .rules import check_files

@@ -9,8 +9,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .. import __version__
-from ..errors import UsageError
+from ... import __version__
+from ...errors import UsageError
 
 PACKAGES = ("numpy", "numba", "numba-cuda", "ml_dtypes", "tokenizers", "safetensors", "torch",
             "transformers")

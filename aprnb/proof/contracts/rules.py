@@ -1,9 +1,9 @@
 """Everything that is wrong with a contract file."""
 from itertools import islice
 
-from .checkout import checkout as find_checkout
+from ..checkout import checkout as find_checkout
+from ..faults.fault import faults as registry
 from .document import read_document
-from .fault import faults as registry
 from .finding import ERROR, RULES, Finding
 from .rules_aprnb import judge_aprnb
 from .rules_pv import judge_pv

@@ -6,10 +6,10 @@ every test of it did.
 import shlex
 from dataclasses import asdict
 
-from .contract import Binding, Value
-from .observe import SELECTION, Observation
-from .origin import short
-from .verdicts import NOT_RUN, Verdict, finite, judge
+from ..contracts.contract import Binding, Value
+from ..evidence.origin import short
+from ..observe import SELECTION, Observation
+from .verdict import NOT_RUN, Verdict, finite, judge
 
 SCHEMA, FILE = "aprnb-verdicts-v1", "verdicts.json"
 BOUND = ("tests", "faults", "hardware", "bounds", "run")  # keys that say what was asked for

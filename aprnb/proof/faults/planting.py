@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ..errors import CheckError
+from ...errors import CheckError
 
 # what a plant may change, and what must find it; the rest is linked. Tools too: a linked one would
 # import the package beside the place that it is linked to

@@ -9,7 +9,7 @@ Source of most: the faults that a reference trainer and its peers really had; `s
 import importlib
 from dataclasses import dataclass
 
-from ..errors import CheckError
+from ...errors import CheckError
 
 SIDES = ("cpu", "simulator", "gpu")
 ROOMS = ("forward", "kernels", "training", "files", "data", "gates", "generation")

@@ -19,7 +19,7 @@ import re
 import shutil
 from pathlib import Path
 
-from ..formats.atomic import replace_folder, write_json, write_text
+from ...formats.atomic import replace_folder, write_json, write_text
 from .origin import digests, hardware, now, sha256, short, shorten, versions
 from .page import page
 

@@ -3,18 +3,18 @@ import io
 import time
 from pathlib import Path
 
-from ..errors import DeviceError, NotFoundError
-from ..formats.atomic import write_json
-from . import evidence
-from .checkout import checkout
-from .contract import load_contracts
+from ...errors import DeviceError, NotFoundError
+from ...formats.atomic import write_json
+from ..checkout import checkout
+from ..contracts.contract import load_contracts
+from ..evidence import folder as evidence
+from ..evidence.origin import origin, require_commit, short, shorten, shown
+from ..faults.fault import SIDES
+from ..hardware import unusable
 from .examine import document, examine
-from .fault import SIDES
-from .hardware import unusable
-from .origin import origin, require_commit, short, shorten, shown
 from .rows import FILE
 from .status import proven, read_evidence
-from .verdicts import RED
+from .verdict import RED
 
 
 def run_contracts(paths, sides, run_dir, argv, commit=None):

@@ -1,8 +1,8 @@
 """The report of `aprnb contracts status`."""
 import datetime
 
-from .checkout import checkout
-from .contract import load_contracts
+from ..checkout import checkout
+from ..contracts.contract import load_contracts
 from .status import proven, read_evidence, supported_status, where
 
 

@@ -10,10 +10,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .evidence import read_record, verify
-from .fault import SIDES
+from ..evidence.folder import read_record, verify
+from ..faults.fault import SIDES
 from .rows import FILE, SCHEMA, bound, judged_again
-from .verdicts import DISCHARGED, NOT_RUN, RED
+from .verdict import DISCHARGED, NOT_RUN, RED
 
 TAMPERED = "TAMPERED"
 

@@ -1,11 +1,11 @@
 """Runs the tests that contracts are bound to, and draws the verdict of each falsifier."""
-from ..errors import CheckError
-from .fault import SIDES, faults
-from .ledger import read_ledger
-from .observe import run_tests
-from .origin import digests, hardware, now, shown
+from ...errors import CheckError
+from ..evidence.origin import digests, hardware, now, shown
+from ..faults.fault import SIDES, faults
+from ..faults.ledger import read_ledger
+from ..observe import run_tests
 from .rows import SCHEMA, row
-from .verdicts import BAD, NOT_RUN, Verdict, belongs, judge, run_file
+from .verdict import BAD, NOT_RUN, Verdict, belongs, judge, run_file
 
 TIMEOUT = 3600  # seconds, for all bound tests of one hardware
 

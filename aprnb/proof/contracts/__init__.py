@@ -1,0 +1,1 @@
+"""Contract files: read without trust, judged by rules, loaded as plain values."""

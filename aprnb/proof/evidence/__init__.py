@@ -1,0 +1,1 @@
+"""Folders that record what was run: written by tools, checked file by file."""

@@ -1,0 +1,1 @@
+"""What the tests of a contract say now, and what evidence says of them."""
