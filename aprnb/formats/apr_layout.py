@@ -60,7 +60,7 @@ def up(n):
 
 def header_checksum(header):
     """CRC-32 of the 64 header bytes without the checksum field itself."""
-    return zlib.crc32(header[44:64], zlib.crc32(header[:40]))
+    return zlib.crc32(header[44:], zlib.crc32(header[:40]))
 
 
 def payload_sizes(dtype, shape):
@@ -76,8 +76,7 @@ def payload_sizes(dtype, shape):
     if dtype == "AprQ4":
         return (18 * -(-n // 32),)
     block = SUPER_BLOCK_NBYTES[dtype]
-    columns = shape[-1] if shape else 1
-    row_aligned = math.prod(shape[:-1]) * -(-columns // SUPER_BLOCK) * block
+    row_aligned = math.prod(shape[:-1]) * -(-math.prod(shape[-1:]) // SUPER_BLOCK) * block
     flat = -(-n // SUPER_BLOCK) * block
     return (row_aligned,) if row_aligned == flat else (row_aligned, flat)
 
