@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import runs
 
-from aprnb.proof.evidence.folder import attach, draft, inputs_of_run, read_record, seal, verify
-from aprnb.proof.evidence.origin import origin, sha256, shorten, shown
+from aprnb.proof.evidence.folder import attach, draft, read_record, seal, verify
+from aprnb.proof.evidence.origin import origin, sha256
+from aprnb.proof.evidence.training import inputs_of_run
+from aprnb.proof.paths import shorten, shown
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tools/record_evidence.py"
@@ -180,7 +182,7 @@ def test_files_of_others_are_never_replaced(tmp_path):
 
 def test_what_fails_on_the_way_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError), draft(tmp_path / "evidence/x") as folder:
-        attach(folder, [TOOL])
+        attach(folder, [TOOL], ROOT)
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
 
@@ -220,6 +222,10 @@ def test_the_commit_is_that_of_the_checkout_itself(tmp_path):
     assert re.fullmatch("[0-9a-f]{40}", clean["commit"]) and clean["tree_clean"] is True
     (tmp_path / "evidence/table.csv").write_text("2\n")  # not code
     assert origin(tmp_path) == clean
+    (tmp_path / "new.py").write_text("x = 2\n")  # git does not know it, Python does
+    assert origin(tmp_path) == clean | {"tree_clean": False}
+    (tmp_path / "new.py").unlink()
+    assert origin(tmp_path) == clean
     (tmp_path / "code.py").write_text("x = 2\n")
     assert origin(tmp_path) == clean | {"tree_clean": False}
     (tmp_path / "inside").mkdir()
@@ -233,7 +239,19 @@ def test_the_commit_is_that_of_the_checkout_itself(tmp_path):
     ("3 tok/s of a/b/c", "3 tok/s of a/b/c"), ("../shared/data/x", "../shared/data/x"),
     ("=/home/one/two:/home/three/four", "=one/two:three/four")])
 def test_absolute_paths_in_texts_are_shortened(text, want):
-    assert shorten(text.encode(), Path("/root/house")).decode() == want
+    assert shorten(text, Path("/root/house")) == want
+
+
+@pytest.mark.parametrize("data, want", [
+    (b"{'a': '/home/one/two/three'}", b"{'a': 'two/three'}"),
+    (b"\xff /home/one/two/three", b"\xff two/three"),
+    (b"\0 /home/one/two/three", b"\0 /home/one/two/three")])
+def test_texts_are_attached_with_shortened_paths_and_binaries_as_they_are(tmp_path, data, want):
+    (tmp_path / "result").write_bytes(data)
+    with draft(tmp_path / "x") as folder:
+        attach(folder, [tmp_path / "result", tmp_path / "absent"], ROOT)
+    assert (tmp_path / "x/result").read_bytes() == want
+    assert [f.name for f in (tmp_path / "x").iterdir()] == ["result"]
 
 
 def test_a_path_is_shown_below_the_checkout_or_by_its_last_two_parts():

@@ -7,7 +7,7 @@ import pytest
 from aprnb.errors import CheckError, UsageError
 from aprnb.proof.checkout import checkout
 from aprnb.proof.contracts.contract import Binding, Contract, Falsifier
-from aprnb.proof.faults.fault import fault, faults
+from aprnb.proof.faults.fault import fault, registry
 from aprnb.proof.faults.ledger import digest_of_tests, read_ledger
 from aprnb.proof.faults.planting import Workshop
 from aprnb.proof.faults.trials import all_trials, record, run_trials
@@ -41,7 +41,7 @@ WRONG_CODE = fault("wrong-code", "a missing file ends with 4", "ours", cpu=[
      'does not exist."""\n\n    exit_code = 4')])
 
 
-@pytest.mark.parametrize("entry", faults().values(), ids=lambda f: f.id)
+@pytest.mark.parametrize("entry", registry().values(), ids=lambda f: f.id)
 def test_every_plant_fits_the_code(entry):
     root = checkout()
     assert entry.plants, "a fault without a plant"
@@ -141,12 +141,12 @@ def test_a_plant_that_does_not_fit_is_refused(copy, plant, need):
 
 
 def test_loose_ends_between_contracts_and_faults_are_errors():
-    registry = {"wrong-code": WRONG_CODE}
+    known = {"wrong-code": WRONG_CODE}
     with pytest.raises(CheckError, match="nobody looks for"):
-        all_trials([], registry)
+        all_trials([], known)
     with pytest.raises(CheckError, match="names the planted fault nothing, which does not exist"):
         trial_of("test_sees", faults=("nothing",))
     with pytest.raises(CheckError, match="runs on simulator, where the fault wrong-code has no"):
         trial_of("test_sees", hardware="simulator")
     with pytest.raises(UsageError, match="no planted fault is called nothing"):
-        all_trials([], registry, ["nothing"])
+        all_trials([], known, ["nothing"])

@@ -104,7 +104,8 @@ def mutants(sources, count):
 
 def main():
     from aprnb.proof.contracts.document import parse_document
-    from aprnb.proof.faults.fault import SIDES, fault
+    from aprnb.proof.faults.fault import fault
+    from aprnb.proof.hardware import SIDES
     from aprnb.proof.contracts.rules import check
     from memory import peak_mib
     root = Path(__file__).parents[1]

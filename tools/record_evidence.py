@@ -42,7 +42,9 @@ def main():
 def record(args, command):
     """Exit code of the command, after its evidence has been written."""
     from aprnb.proof.evidence import folder as evidence
-    from aprnb.proof.evidence.origin import origin, require_commit, shorten
+    from aprnb.proof.evidence.origin import origin, require_commit
+    from aprnb.proof.evidence.training import attach_run, device_of_run, inputs_of_run
+    from aprnb.proof.paths import copy_shortened
     where, begin = require_commit(origin(ROOT, args.commit)), time.monotonic()
     place = evidence.dated(args.root, args.name)
     with evidence.draft(place, force=True) as folder:
@@ -50,13 +52,13 @@ def record(args, command):
         with open(log, "wb") as out:
             code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT).returncode
         seconds = time.monotonic() - begin
-        log.write_bytes(shorten(log.read_bytes(), ROOT))
-        evidence.attach(folder, args.result)
+        copy_shortened(log, log, ROOT)
+        evidence.attach(folder, args.result, ROOT)
         inputs, device = args.input, None
         if args.run_dir and (Path(args.run_dir) / "config.json").is_file():
-            evidence.attach_run(folder, args.run_dir, ROOT)
-            inputs = [*args.input, *evidence.inputs_of_run(args.run_dir)]
-            device = evidence.device_of_run(args.run_dir)
+            attach_run(folder, args.run_dir, ROOT)
+            inputs = [*args.input, *inputs_of_run(args.run_dir)]
+            device = device_of_run(args.run_dir)
         evidence.seal(folder, ROOT, args.name, where, command, code, seconds, device, inputs,
                       args.note)
     print(f"{place.name}: exit {code} after {seconds:.1f} s")

@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from ..proof.hardware import SIDES
 from .options import FORCE, JSON, counted
 
 RUN = """\b
@@ -26,7 +27,6 @@ Exit codes: 0 nothing is red; 2 usage; 3 no such file, or not in a checkout; 5 a
 evidence was tampered with, or a contract is not valid."""
 
 PATHS = click.argument("paths", nargs=-1, metavar="[PATH]...")
-SIDES = ("cpu", "simulator", "gpu")
 
 
 def sides(ctx, parameter, value):

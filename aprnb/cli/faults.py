@@ -43,7 +43,7 @@ def faults():
 def list_(as_json):
     """Every planted fault, what it spoils, and the falsifiers that are bound to it."""
     from ..proof.contracts.contract import load_contracts
-    from ..proof.faults.fault import faults as registry
+    from ..proof.faults.fault import registry
     bound = {id: [] for id in registry()}
     for contract in load_contracts():
         for falsifier in contract.falsifiers:
@@ -73,7 +73,7 @@ def run(ids, every, record, workers, as_json):
     from ..proof.faults import trials as trial
     from ..proof.checkout import checkout
     from ..proof.contracts.contract import load_contracts
-    from ..proof.faults.fault import faults as registry
+    from ..proof.faults.fault import registry
     from ..proof.hardware import unusable
     from ..proof.faults.ledger import read_ledger
     if every == bool(ids):

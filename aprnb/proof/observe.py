@@ -7,7 +7,10 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PLUGIN, WHERE = "aprnb.proof.observer", "APRNB_OBSERVATIONS"
+from .paths import shorten
+
+PLUGIN = "aprnb.proof.observer"
+WHERE = "APRNB_OBSERVATIONS"  # environment: the file that the plugin writes
 SELECTION = {"cpu": "not sim and not gpu", "simulator": "sim", "gpu": "gpu"}
 NO_TESTS = 5  # exit code of pytest
 
@@ -20,7 +23,7 @@ class Observation:
     outcome: str
     """passed, failed, skipped, or error: outside the test's own judgement."""
     reason: str = ""
-    """Why it was skipped, or the first line of what it said."""
+    """Why it was skipped, or the first line of what it said; its paths are shortened."""
     where: str = ""
     """file:line at which it failed."""
     judged: bool = False
@@ -29,6 +32,10 @@ class Observation:
     seconds: float = 0.0
     properties: dict = field(default_factory=dict)
     """What it reported with record_property."""
+
+    def belongs_to(self, node):
+        """Whether it is the test that `node` names, or one parametrisation of it."""
+        return self.node == node or self.node.startswith((f"{node}[", f"{node}::"))
 
 
 def run_tests(root, nodes, hardware, timeout, log=None):
@@ -42,6 +49,7 @@ def run_tests(root, nodes, hardware, timeout, log=None):
         report = Path(folder) / "observations.jsonl"
         env = os.environ | {
             WHERE: str(report), "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTEST_ADDOPTS": "",  # nobody's -k or -x decides what is observed
             "NUMBA_ENABLE_CUDASIM": "1" if hardware == "simulator" else "0"}
         command = [sys.executable, "-m", "pytest", "-q", "-p", PLUGIN, "-p", "no:cacheprovider",
                    "-m", SELECTION[hardware], *nodes]
@@ -51,16 +59,16 @@ def run_tests(root, nodes, hardware, timeout, log=None):
                                   errors="replace")
         except subprocess.TimeoutExpired as late:
             _tell(log, (late.stdout or b"").decode(errors="replace"))
-            return [*_read(report), Observation(" ".join(nodes), "error",
-                                                f"not done after {timeout} s")]
+            return [*_read(report, root), Observation(" ".join(nodes), "error",
+                                                      f"not done after {timeout} s")]
         _tell(log, done.stdout)
-        seen = _read(report)
+        seen = _read(report, root)
         if done.returncode == NO_TESTS:
             seen.append(Observation(" ".join(nodes), "error", f"none of them runs on {hardware}"))
         elif done.returncode not in (0, 1) and not any(o.outcome == "error" for o in seen):
             last = (done.stdout.strip().splitlines() or [""])[-1]
             seen.append(Observation(" ".join(nodes), "error",
-                                    f"pytest ended with {done.returncode}: {last}"))
+                                    f"pytest ended with {done.returncode}: {shorten(last, root)}"))
         return seen
 
 
@@ -69,7 +77,8 @@ def _tell(log, text):
         log.write(text)
 
 
-def _read(report):
+def _read(report, root):
     if not report.exists():
         return []
-    return [Observation(**json.loads(line)) for line in report.read_text().splitlines()]
+    said = [json.loads(line) for line in report.read_text().splitlines()]
+    return [Observation(**one | {"reason": shorten(one.get("reason", ""), root)}) for one in said]

@@ -7,8 +7,8 @@ import pytest
 
 import aprnb
 from aprnb.errors import AprnbError
+from aprnb.proof.observe import WHERE
 
-WHERE = "APRNB_OBSERVATIONS"  # environment: the file that is written
 JUDGEMENTS = AssertionError, pytest.fail.Exception, AprnbError
 
 _seen = {}  # node -> what its phases have said so far
@@ -37,7 +37,7 @@ def pytest_runtest_logreport(report):
     seen["properties"] = dict(report.user_properties)
     if report.skipped:
         seen |= {"outcome": "skipped", "reason": _skip_reason(report)}
-    elif report.failed and seen["outcome"] == "passed":
+    elif report.failed and seen["outcome"] in ("passed", "skipped"):
         seen |= {"outcome": "failed" if report.when == "call" else "error", "judged": report.judged,
                  "reason": report.says, "where": report.where}
     if report.when == "teardown":

@@ -2,7 +2,7 @@
 from itertools import islice
 
 from ..checkout import checkout as find_checkout
-from ..faults.fault import faults as registry
+from ..faults.fault import registry
 from .document import read_document
 from .finding import ERROR, RULES, Finding
 from .rules_aprnb import judge_aprnb

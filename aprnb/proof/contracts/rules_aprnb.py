@@ -8,8 +8,9 @@ import ast
 import functools
 import re
 
+from ..hardware import SIDES
 from .finding import short
-from .schema import HARDWARE, UNITS
+from .schema import UNITS
 
 TEST = re.compile(r"(tests/[\w/-]+\.py)::(test\w*)(\[.+\])?")
 RUN = re.compile(r"[\w-]+(?:[/.][\w-]+)*\.json:[\w.]+")
@@ -59,9 +60,9 @@ def _typed_verdict(test, where):
 
 def _binding(binding, where, checkout, faults):
     hardware = binding.text("hardware")
-    if hardware is not None and hardware not in HARDWARE:
+    if hardware is not None and hardware not in SIDES:
         yield (binding.line_of("hardware"), "APRNB-013",
-               f"{where}.hardware: need one of {', '.join(HARDWARE)}, got {short(hardware)}")
+               f"{where}.hardware: need one of {', '.join(SIDES)}, got {short(hardware)}")
     yield from _tests(binding, where, checkout)
     yield from _faults(binding, where, hardware, faults)
     value = binding.get("value")
@@ -116,7 +117,7 @@ def _faults(binding, where, hardware, faults):
             yield (node.line, "APRNB-011",
                    f"{where}.faults: the registry has no {short(node.value)}; "
                    "`aprnb faults list` names them")
-        elif hardware in HARDWARE and hardware not in faults[node.value].plants:
+        elif hardware in SIDES and hardware not in faults[node.value].plants:
             yield (node.line, "APRNB-011",
                    f"{where}.faults: {node.value} has no plant for {hardware}, where the tests run")
 

@@ -13,7 +13,6 @@ from .document import Ambiguous
 from .finding import short
 
 UNITS = ("nats", "bits", "relative", "absolute", "seconds", "count", "fraction", "bytes", "cosine")
-HARDWARE = ("cpu", "simulator", "gpu")
 ALIASES = {"description": "rule", "expected": "prediction", "command": "test",
            "fails_if": "if_fails"}
 """Second names of a falsification test's keys, which the reference reads too."""

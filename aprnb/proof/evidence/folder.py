@@ -1,4 +1,4 @@
-"""Folders of evidence: written by one tool, never typed, and checked file by file.
+"""Folders of evidence: written by tools, never typed, and checked file by file.
 
     evidence/<date>-<name>/
       record.json               commit, argv, device, versions, digests of inputs and of every file
@@ -16,16 +16,15 @@ import datetime
 import hashlib
 import json
 import re
-import shutil
 from pathlib import Path
 
 from ...formats.atomic import replace_folder, write_json, write_text
-from .origin import digests, hardware, now, sha256, short, shorten, versions
+from ..paths import copy_shortened, shorten
+from .origin import digests, machine, now, sha256, versions
 from .page import page
 
 SCHEMA = "aprnb-evidence-v1"
 RECORD, README, OUTPUT, DISPATCH = "record.json", "README.md", "output.txt", "dispatch.txt"
-OF_A_RUN = ("config.json", "summary.json", "metrics.jsonl", "events.jsonl", "loss.svg")
 
 
 def dated(parent, name):
@@ -53,34 +52,11 @@ def _ours(folder):
     return re.compile("|".join(map(re.escape, names)))
 
 
-def attach(folder, files):
+def attach(folder, files, root):
     """Copy files into the folder, under their own names. Those that are not there are left out."""
     for file in map(Path, files):
         if file.is_file():
-            shutil.copyfile(file, folder / file.name)
-
-
-def attach_run(folder, run_dir, root):
-    """Copies of what a training run left, apart from its models and states."""
-    run_dir = Path(run_dir)
-    for file in [*(run_dir / name for name in OF_A_RUN), *run_dir.glob("ckpt/*.metadata.json")]:
-        if file.is_file():
-            (folder / file.name).write_bytes(shorten(file.read_bytes(), root))
-
-
-def inputs_of_run(run_dir):
-    """Files and folders that a training run read: --init, tokenizer, datasets. Of a dataset the
-    manifest stands for the shards, whose lengths and checksums it lists."""
-    settings = json.loads((Path(run_dir) / "config.json").read_text())["settings"]
-    given = [settings[name]["value"] for name in ("init", "tokenizer", "dataset", "val_shard")]
-    paths = [Path(path) for path in given if path]
-    return [p / "manifest.json" if (p / "manifest.json").is_file() else p for p in paths]
-
-
-def device_of_run(run_dir):
-    """What a training run says that it ran on; None if it did not end."""
-    file = Path(run_dir) / "summary.json"
-    return json.loads(file.read_text())["device"] if file.is_file() else None
+            copy_shortened(file, folder / file.name, root)
 
 
 def seal(folder, root, name, where, argv, exit_code, seconds, device=None, inputs=(), notes=()):
@@ -91,10 +67,10 @@ def seal(folder, root, name, where, argv, exit_code, seconds, device=None, input
     folders that it read;  notes: sentences of whoever recorded it.
     """
     record = {"schema": SCHEMA, "name": name, "date_utc": now(), **where,
-              "argv": [short(word, root) for word in argv], "exit_code": exit_code,
-              "seconds": round(seconds, 2), "device": device, "hardware": hardware(),
+              "argv": [shorten(word, root) for word in argv], "exit_code": exit_code,
+              "seconds": round(seconds, 2), "device": device, "hardware": machine(),
               "versions": versions(), "inputs": digests(inputs, root), "notes": list(notes)}
-    write_text(folder / README, page(folder, record))
+    write_text(folder / README, page(folder, record).encode(errors="replace").decode())
     record |= {"files": {f.name: sha256(f) for f in sorted(folder.iterdir()) if f.name != RECORD}}
     write_json(folder / RECORD, record | {"seal": _digest(record)})
 

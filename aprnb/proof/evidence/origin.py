@@ -4,17 +4,16 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import re
 import shutil
 import subprocess
 from pathlib import Path
 
 from ... import __version__
 from ...errors import UsageError
+from ..paths import shown
 
 PACKAGES = ("numpy", "numba", "numba-cuda", "ml_dtypes", "tokenizers", "safetensors", "torch",
             "transformers")
-_ABSOLUTE = re.compile(rb"(?<![\w./])/(?:[\w.+~-]+/)+[\w.+~-]*")  # of two parts or more
 
 
 def now():
@@ -32,8 +31,9 @@ def origin(root, given=None):
         return {"commit": given, "tree_clean": None}
     # a copy inside another checkout is not that one
     head = _git(root, "rev-parse", "HEAD") if (Path(root) / ".git").exists() else None
-    # what lies under evidence/ is no code: records are written one after the other
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ":!evidence")
+    # a module that git does not know yet runs too; what lies under evidence/ is no code: records
+    # are written one after the other
+    changes = _git(root, "status", "--porcelain", "--", ":!evidence")
     return {"commit": head, "tree_clean": changes == "" if head else None}
 
 
@@ -53,28 +53,7 @@ def _git(root, *words):
     return said.stdout.strip() if said.returncode == 0 else None
 
 
-def shown(word, root):
-    """A path as a reader can use it: relative to the checkout, or its last two parts."""
-    path = Path(word)
-    if not path.is_absolute():
-        return word
-    if path.is_relative_to(root):
-        return str(path.relative_to(root))
-    return "/".join(path.parts[1:][-2:])
-
-
-def shorten(text, root):
-    """Bytes of a text with every absolute path in it as `shown`: where a folder lay on one machine
-    tells a reader nothing."""
-    return _ABSOLUTE.sub(lambda m: shown(m[0].decode(), root).encode(), text)
-
-
-def short(text, root):
-    """The same of a str."""
-    return shorten(text.encode(errors="replace"), root).decode()
-
-
-def hardware():
+def machine():
     """GPUs (name, driver, memory, power limit), processor, cores and system of this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"gpus": _gpus(), "cpu": _cpu(), "cores": cores, "system": platform.system(),

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from ...errors import CheckError
 
-SIDES = ("cpu", "simulator", "gpu")
 ROOMS = ("forward", "kernels", "training", "files", "data", "gates", "generation")
-"""Modules of proof/planted, by what they spoil."""
+"""Modules of planted/, by what they spoil."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def fault(id, title, seen_in, cpu=(), simulator=(), gpu=()):
                                       for side, plants in sides.items() if plants})
 
 
-def faults():
+def registry():
     """Every planted fault by its id. Errors: CheckError if two have the same id."""
     known = {}
     for room in ROOMS:

@@ -48,8 +48,9 @@ class Workshop:
             for plant in plants:
                 path = self.root / plant.file
                 text = path.read_text() if path.is_file() else ""
+                planted = _replaced(plant, text)
                 before.setdefault(path, text)
-                path.write_text(_replaced(plant, text))
+                path.write_text(planted)
             yield
         finally:
             for path, text in before.items():

@@ -4,13 +4,14 @@ A trial is one fault, one falsifier and the hardware that its tests need. It hol
 in the checkout as it is, and if one of them fails by its own judgement in a copy with the fault: an
 assertion or a refusal of ours. A test that only stumbles, over a NameError say, has seen nothing.
 """
+import contextlib
 import queue
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from ...errors import CheckError, UsageError
+from ..hardware import SIDES
 from ..observe import run_tests
-from .fault import SIDES
 from .ledger import digest_of_tests, read_ledger, write_ledger
 from .planting import Workshop
 
@@ -97,17 +98,12 @@ def run_trials(checkout, trials, unusable, workers, ledger=None):
         if trial.hardware in unusable:
             yield _result(trial, skipped=unusable[trial.hardware])
     todo = [trial for trial in trials if trial.hardware not in unusable]
-    with ThreadPoolExecutor(workers) as pool:
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
         green = _green(checkout, todo, pool, workers)
         benches = queue.SimpleQueue()
-        shops = [Workshop(checkout) for _ in range(min(workers, len(todo)))]
-        try:
-            for shop in shops:
-                benches.put(shop.__enter__())
-            yield from pool.map(lambda t: _one(checkout, t, green, benches, ledger), todo)
-        finally:
-            for shop in shops:
-                shop.__exit__()
+        for _ in range(min(workers, len(todo))):
+            benches.put(stack.enter_context(Workshop(checkout)))
+        yield from pool.map(lambda t: _one(checkout, t, green, benches, ledger), todo)
 
 
 def _green(checkout, trials, pool, workers):
@@ -115,16 +111,12 @@ def _green(checkout, trials, pool, workers):
     jobs = []
     for side in SIDES:
         nodes = sorted({node for t in trials if t.hardware == side for node in t.tests})
-        # a GPU serves one process at a time
+        # of a GPU's kernels, a process compiles what it uses: once is enough
         parts = 1 if side == "gpu" else workers
         jobs += [(side, part) for i in range(parts) if (part := nodes[i::parts])]
     seen = pool.map(lambda job: run_tests(checkout, job[1], job[0], GREEN_TIMEOUT), jobs)
-    return {(side, node): [o for o in observations if _belongs(o, node)]
+    return {(side, node): [o for o in observations if o.belongs_to(node)]
             for (side, nodes), observations in zip(jobs, seen) for node in nodes}
-
-
-def _belongs(observation, node):
-    return observation.node == node or observation.node.startswith((f"{node}[", f"{node}::"))
 
 
 def _one(checkout, trial, green, benches, ledger):

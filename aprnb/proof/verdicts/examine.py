@@ -1,17 +1,26 @@
 """Runs the tests that contracts are bound to, and draws the verdict of each falsifier."""
+from dataclasses import dataclass
+
 from ...errors import CheckError
-from ..evidence.origin import digests, hardware, now, shown
-from ..faults.fault import SIDES, faults
-from ..faults.ledger import read_ledger
+from ..hardware import SIDES
 from ..observe import run_tests
-from .rows import SCHEMA, row
-from .verdict import BAD, NOT_RUN, Verdict, belongs, judge, run_file
+from .verdict import NOT_RUN, Verdict, judge
 
 TIMEOUT = 3600  # seconds, for all bound tests of one hardware
 
 
+@dataclass(frozen=True)
+class Examined:
+    """A falsifier, its verdict, and what its tests did."""
+
+    contract: object
+    falsifier: object
+    verdict: Verdict
+    observations: tuple
+
+
 def examine(contracts, root, unusable, run_dir=None, log=None):
-    """A row (rows.py) for every falsifier, in the order of the contracts.
+    """Every falsifier Examined, in the order of the contracts.
 
     root: the checkout;  unusable: hardware -> why nothing is run on it;  run_dir: folder of a
     training run, for falsifiers that are about one;  log: file for what pytest prints.
@@ -24,18 +33,7 @@ def examine(contracts, root, unusable, run_dir=None, log=None):
         raise CheckError(f"contracts run: there is nothing to run ({why or 'no falsifier'})")
     seen = {side: _observe(root, side, [f.binding for _, f in todo], log)
             for side in SIDES if side not in unusable}
-    seen_red, rows = read_ledger(root), []
-    for contract, falsifier in todo:
-        binding = falsifier.binding
-        around = seen.get(binding.hardware, [])
-        mine = [o for o in around if any(belongs(o, node) for node in binding.tests)]
-        verdict = (Verdict(NOT_RUN, unusable[binding.hardware]) if binding.hardware in unusable
-                   else judge(binding, around, run_dir))
-        red = seen_red.get(falsifier.id, {}).get("red", {})
-        rows.append(row(contract, falsifier, verdict, mine, root) | {
-            "inputs": _inputs(contract, binding, root, run_dir),
-            "seen_red": sorted(set(red) & set(binding.faults))})
-    return rows
+    return [_examined(contract, f, unusable, seen, run_dir) for contract, f in todo]
 
 
 def _observe(root, side, bindings, log):
@@ -44,31 +42,10 @@ def _observe(root, side, bindings, log):
     return run_tests(root, nodes, side, TIMEOUT, log) if nodes else []
 
 
-def _inputs(contract, binding, root, run_dir):
-    """Digests of what a verdict depends on beside the package: contract, tests, the run's file."""
-    files = {root / node.partition("::")[0] for node in binding.tests}
-    if binding.run and run_dir:
-        files.add(run_file(run_dir, binding.run))
-    return digests([contract.path, *sorted(files)], root)
-
-
-def document(rows, where, argv, run, known):
-    """The whole of verdicts.json.
-
-    where: origin();  run: {"folder", "device"} of a training run or None;  known: status.proven(),
-    what stood until now.
-    """
-    machine, registry = hardware(), faults()
-    devices = {"cpu": machine["cpu"], "simulator": f"simulated on {machine['cpu']}",
-               "gpu": machine["gpus"][0] if machine["gpus"] else None}
-    for one in rows:
-        before = known[one["falsifier"]]
-        one |= {"device": run["device"] if one["run"] and run else devices[one["hardware"]],
-                "commit": where["commit"],
-                "before": {"verdict": before.verdict,
-                           "evidence": before.evidence.name if before.evidence else None}}
-    named = sorted({id for one in rows for id in one["faults"]} & set(registry))
-    words = [one["verdict"] for one in rows]
-    return {"schema": SCHEMA, "date_utc": now(), **where, "argv": argv, "run": run,
-            "counts": {word: words.count(word) for word in (*reversed(BAD), NOT_RUN)},
-            "faults": {id: registry[id].title for id in named}, "verdicts": rows}
+def _examined(contract, falsifier, unusable, seen, run_dir):
+    binding = falsifier.binding
+    if binding.hardware in unusable:
+        return Examined(contract, falsifier, Verdict(NOT_RUN, unusable[binding.hardware]), ())
+    around = seen[binding.hardware]
+    mine = tuple(o for o in around if any(o.belongs_to(node) for node in binding.tests))
+    return Examined(contract, falsifier, judge(binding, around, run_dir), mine)

@@ -4,15 +4,16 @@ import time
 from pathlib import Path
 
 from ...errors import DeviceError, NotFoundError
-from ...formats.atomic import write_json
+from ...formats.atomic import write_json, write_text
 from ..checkout import checkout
 from ..contracts.contract import load_contracts
-from ..evidence import folder as evidence
-from ..evidence.origin import origin, require_commit, short, shorten, shown
-from ..faults.fault import SIDES
-from ..hardware import unusable
-from .examine import document, examine
-from .rows import FILE
+from ..evidence.folder import DISPATCH, OUTPUT, draft, seal
+from ..evidence.origin import origin, require_commit
+from ..evidence.training import attach_run, device_of_run, inputs_of_run
+from ..hardware import SIDES, unusable
+from ..paths import shorten, shown
+from .document import FILE, document
+from .examine import examine
 from .status import proven, read_evidence
 from .verdict import RED
 
@@ -25,7 +26,8 @@ def run_contracts(paths, sides, run_dir, argv, commit=None):
     Errors: those of load_contracts and examine; DeviceError if a GPU is asked for and there is
     none; NotFoundError if run_dir is no run.
     """
-    return _told(checkout(), load_contracts(paths), sides, run_dir, argv, commit, None)
+    root = checkout()
+    return _told(root, load_contracts(paths), origin(root, commit), sides, run_dir, argv)
 
 
 def record_contracts(output, paths, sides, run_dir, argv, commit=None, notes=(), force=False):
@@ -35,28 +37,27 @@ def record_contracts(output, paths, sides, run_dir, argv, commit=None, notes=(),
     """
     root, begin, log = checkout(), time.monotonic(), io.StringIO()
     contracts, where = load_contracts(paths), require_commit(origin(root, commit))
-    with evidence.draft(output, force) as folder:
-        told = _told(root, contracts, sides, run_dir, argv, commit, log)
+    with draft(output, force) as folder:
+        told = _told(root, contracts, where, sides, run_dir, argv, log)
         write_json(folder / FILE, told)
-        name = evidence.DISPATCH if run_dir else evidence.OUTPUT
-        (folder / name).write_bytes(shorten(log.getvalue().encode(), root))
+        write_text(folder / (DISPATCH if run_dir else OUTPUT), shorten(log.getvalue(), root))
         if run_dir:
-            evidence.attach_run(folder, run_dir, root)
-        evidence.seal(folder, root, Path(output).name, where, argv, 5 if told["counts"][RED] else 0,
-                      time.monotonic() - begin, _devices(told), _inputs(contracts, root, run_dir),
-                      notes)
+            attach_run(folder, run_dir, root)
+        seal(folder, root, Path(output).name, where, argv, 5 if told["counts"][RED] else 0,
+             time.monotonic() - begin, _devices(told), _inputs(contracts, root, run_dir), notes)
     return told
 
 
-def _told(root, contracts, sides, run_dir, argv, commit, log):
+def _told(root, contracts, where, sides, run_dir, argv, log=None):
     run = _run_told(run_dir, root) if run_dir else None
     known = proven(contracts, read_evidence(root / "evidence"))
-    rows = examine(contracts, root, _idle(sides), run_dir, log)
-    return document(rows, origin(root, commit), [short(w, root) for w in argv], run, known)
+    examined = examine(contracts, root, _idle(sides), run_dir, log)
+    return document(examined, root, where, [shorten(word, root) for word in argv], run_dir, run,
+                    known)
 
 
 def _run_told(run_dir, root):
-    device = evidence.device_of_run(run_dir)
+    device = device_of_run(run_dir)
     if device is None:
         raise NotFoundError(f"{run_dir}: no folder of a training run that ended, it has no "
                             "summary.json")
@@ -83,4 +84,4 @@ def _inputs(contracts, root, run_dir):
     nodes = {node for c in contracts for f in c.falsifiers for node in f.binding.tests}
     tests = {root / node.partition("::")[0] for node in nodes}
     return [*(c.path for c in contracts), *sorted(tests),
-            *(evidence.inputs_of_run(run_dir) if run_dir else ())]
+            *(inputs_of_run(run_dir) if run_dir else ())]

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..evidence.folder import read_record, verify
-from ..faults.fault import SIDES
-from .rows import FILE, SCHEMA, bound, judged_again
+from ..hardware import SIDES
+from .document import FILE, SCHEMA, bound, judged_again
 from .verdict import DISCHARGED, NOT_RUN, RED
 
 TAMPERED = "TAMPERED"

@@ -33,22 +33,17 @@ def judge(binding, observations, run_dir=None):
     run_dir: folder with the files of a training run, or of the evidence that keeps copies of them.
     """
     for node in binding.tests:
-        mine = [o for o in observations if belongs(o, node)]
+        mine = [o for o in observations if o.belongs_to(node)]
         bad = next((o for o in mine if o.outcome in ("failed", "error")), None)
         if bad:
             return Verdict(RED, f"{bad.where} {bad.reason}".strip())
         if not mine:
             return Verdict(RED, _nothing(binding, node, observations))
     for node in binding.tests:
-        mine = [o for o in observations if belongs(o, node)]
+        mine = [o for o in observations if o.belongs_to(node)]
         if all(o.outcome == "skipped" for o in mine):
             return Verdict(NOT_RUN, mine[0].reason)
     return _measured(binding, observations, run_dir)
-
-
-def belongs(observation, node):
-    """Whether it is the test that `node` names, or one parametrisation of it."""
-    return observation.node == node or observation.node.startswith((f"{node}[", f"{node}::"))
 
 
 def _nothing(binding, node, observations):
@@ -66,7 +61,7 @@ def _measured(binding, observations, run_dir):
         return _of_a_run(binding, run_dir)
     quantity = binding.value.quantity
     values = [o.properties[quantity] for node in binding.tests for o in observations
-              if belongs(o, node) and quantity in o.properties]
+              if o.belongs_to(node) and quantity in o.properties]
     if not values:
         return Verdict(RED, f"no test reported {quantity} (record_property)")
     return min((grade(binding.value, value) for value in values), key=lambda v: BAD.index(v.word))
