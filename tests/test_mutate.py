@@ -64,7 +64,9 @@ def test_a_mutant_knows_its_place():
     found = {m.where: m.lines for m in mutants.mutants_of(source)}
     assert found == {"module": None, "C": None, "C.f": range(8, 10)}
     first, *_, last = mutants.mutants_of(source)
-    assert first.key == "module | A = 2" and last.was == "1)" and last.now == "2)"
+    assert first.key == "module | A = 2" and last.key == "C.f | 2)" and last.was == "1)"
+    (left_out, *_) = mutants.mutants_of("def f(a):\n    a.b(\n        1)\n")
+    assert left_out.key == "f | a.b( 1) => pass"
 
 
 def test_all_mutants_of_a_target_are_python():

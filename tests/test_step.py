@@ -2,6 +2,8 @@
 
 The ops have tests of their own; here is judged what is done with them, each against a closed form.
 """
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from late_device import late_backend
@@ -9,8 +11,9 @@ from late_device import late_backend
 from aprnb.backend import open_backend
 from aprnb.config import ModelConfig
 from aprnb.model.instance import Model
+from aprnb.train import step
 from aprnb.train.evaluate import Evaluator
-from aprnb.train.step import OptimiserSettings, Trainer
+from aprnb.train.step import OptimiserSettings, Trainer, choose_micro_batch
 
 CONFIG = ModelConfig("qwen2", 12, 2, 4, 2, 6, 10, 17, 16, 1e4, 1e-6, False, initializer_range=0.3)
 BATCH, SEQ = 4, 8
@@ -66,6 +69,41 @@ def test_a_batch_does_not_see_the_one_before():
     assert first[0] == again[0] and np.array_equal(first[1], again[1])
 
 
+def test_the_losses_are_summed_in_float64():
+    """A float32 sum of 32 losses is off in the eighth digit."""
+    side = trainer(2)
+    loss, _ = side.gradients(*batch(0))
+    losses = side.report[:-1].astype(np.float64)
+    assert len(losses) == BATCH * SEQ and loss == losses.sum() / (BATCH * SEQ)
+    assert loss != float(side.report[:-1].sum()) / (BATCH * SEQ)
+
+
+# ---------------------------------------------------------------- size of a pass
+
+def test_a_pass_holds_as_many_sequences_as_fit_and_divide_the_batch(monkeypatch):
+    model = Model.random(CONFIG, open_backend("cpu", "fp32"), seed=0)
+    on_a_gpu = SimpleNamespace(backend=SimpleNamespace(name="cuda:0"),
+                               activation_plan=model.activation_plan)
+    nbytes = {n: model.activation_plan(n, SEQ, True).nbytes for n in range(1, 7)}
+    for limit, batch_size, want in ((nbytes[4], 4, 4), (nbytes[4] - 1, 4, 2), (nbytes[2], 4, 2),
+                                    (nbytes[2], 5, 1), (nbytes[5], 6, 3), (nbytes[1] - 1, 4, 1),
+                                    (nbytes[6], 1, 1), (nbytes[6], 6, 6)):
+        for at, side in (("cpu", model), ("cuda", on_a_gpu)):
+            other = {"cpu": 0, "cuda": 0}
+            monkeypatch.setattr(step, "MICRO_BATCH_BYTES", other | {at: limit})
+            assert choose_micro_batch(side, batch_size, SEQ) == want
+    monkeypatch.undo()
+    assert trainer().micro_batch == 4 and trainer(2).micro_batch == 2
+    assert step.MICRO_BATCH_BYTES == {"cpu": 2**30, "cuda": 24 * 2**30}
+
+
+def test_small_arrays_are_as_small_as_ops_expect():
+    side = trainer()
+    assert {a.size for a in (side.scale, side.lr, side.correction1, side.correction2, side.clip,
+                             side.norm)} == {1}
+    assert len(side.partials) == -(-side.model.table.elements // 4096)
+
+
 # ---------------------------------------------------------------- norm and clip
 
 def test_the_norm_is_that_of_the_gradients_of_all_tensors():
@@ -89,9 +127,10 @@ def test_the_clip_scales_the_whole_gradient_by_one_factor(limit):
 
 # ---------------------------------------------------------------- update
 
-def test_decay_on_matrices_leaves_norms_and_biases_alone():
+@pytest.mark.parametrize("decay_on", ["matrices", "all"])
+def test_decay_on_matrices_leaves_norms_and_biases_alone(decay_on):
     """Without a gradient only the decay moves weights: matrices by lr * decay, vectors by 0."""
-    side = trainer(weight_decay=0.1)
+    side = trainer(weight_decay=0.1, decay_on=decay_on)
     views = side.model.table.views(side.model.master)
     for name in side.model.table.tensors:
         views[name][...] += 1  # biases too are not zero
@@ -100,8 +139,21 @@ def test_decay_on_matrices_leaves_norms_and_biases_alone():
     side._measure()
     side.update(0.01)
     for name, was in before.items():
-        shrink = 0.1 * 0.01 if was.ndim == 2 else 0.0
+        shrink = 0.1 * 0.01 if was.ndim == 2 or decay_on == "all" else 0.0
         np.testing.assert_allclose(views[name], was * (1 - shrink), rtol=1e-6, err_msg=name)
+
+
+def test_what_is_computed_with_is_the_master_rounded():
+    side = trainer(backend=open_backend("cpu", "bf16"))
+    before = side.model.work.copy()
+    side.gradients(*batch())
+    side.update(1e-2)
+    assert side.model.work.tobytes() == side.model.master.astype(side.model.work.dtype).tobytes()
+    assert side.model.work.tobytes() != before.tobytes()
+
+
+def test_settings_without_flags_are_those_of_the_reference():
+    assert OptimiserSettings() == OptimiserSettings(0.9, 0.95, 1e-8, 0.1, "matrices", 1.0)
 
 
 @pytest.mark.parametrize("micro_batch", [4, 1])
@@ -130,7 +182,7 @@ def test_a_restored_optimiser_takes_the_same_step():
         one.update(1e-3)
     other.model.master[...] = one.model.master
     other.restore(one.state())
-    assert other.state_digest() == one.state_digest()
+    assert other.state_digest() == one.state_digest() != trainer().state_digest()
     for side in (one, other):
         side.gradients(*batch(3))
         side.update(1e-3)

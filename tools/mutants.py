@@ -28,6 +28,7 @@ CALLS = {"min": "max", "max": "min", "any": "all", "all": "any", "minimum": "max
 SWAP_TURNS = (ast.Eq, ast.NotEq, ast.Is, ast.IsNot, ast.In, ast.NotIn)
 OPERATIONS = (ast.BinOp, ast.BoolOp, ast.Compare, ast.UnaryOp, ast.IfExp)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+COMMON = ("pass", "return None", "yield", "break", "continue")
 NOT_CODE = ("annotation", "returns", "ctx")
 SENTENCE = re.compile(r"\w[,;:.)]* \(?\w")
 
@@ -49,7 +50,12 @@ class Mutant:
     @property
     def key(self):
         """Name in a list of survivors: stays when lines move."""
-        return f"{self.where} | {self.now}"
+        return key_of(self.where, self.was, self.now)
+
+
+def key_of(where, was, now):
+    """The line as mutated, or before too where a whole statement gave way to a common one."""
+    return f"{where} | {now}" if now not in COMMON else f"{where} | {was} => {now}"
 
 
 def mutants_of(source):

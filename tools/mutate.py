@@ -23,7 +23,7 @@ from collections import Counter
 from pathlib import Path
 
 from endings import end
-from mutants import mutants_of
+from mutants import key_of, mutants_of
 
 ROOT = Path(__file__).parents[1]
 LISTED = ROOT / "tests/surviving_mutants.toml"
@@ -128,7 +128,7 @@ def list_faults(file, keys, alive, reasons):
     unlisted = [f"survived, not listed: {one['file']}: {one['where']}\n- {one['was']}\n"
                 f"+ {one['now']}\n" for one in alive if one["reason"] is None]
     unknown = [f"listed, no such mutant: {file}: {key}" for key in reasons.keys() - set(keys)]
-    seen = {f"{one['where']} | {one['now']}" for one in alive}
+    seen = {key_of(one["where"], one["was"], one["now"]) for one in alive}
     for key in sorted(reasons.keys() & set(keys) - seen):
         print(f"listed, but killed: {file}: {key}")
     return unlisted + sorted(unknown)

@@ -143,6 +143,6 @@ MICRO_BATCH_BYTES = {"cpu": 1 << 30, "cuda": 24 << 30}  # activations of one pas
 def choose_micro_batch(model, batch_size, seq_length, recompute="none"):
     """Largest divisor of batch_size whose activations stay under MICRO_BATCH_BYTES; at least 1."""
     limit = MICRO_BATCH_BYTES["cpu" if model.backend.name == "cpu" else "cuda"]
-    fitting = [n for n in range(1, batch_size + 1) if batch_size % n == 0
-               and model.activation_plan(n, seq_length, True, recompute).nbytes <= limit]
-    return max(fitting, default=1)
+    fitting = (n for n in range(batch_size, 1, -1) if batch_size % n == 0
+               and model.activation_plan(n, seq_length, True, recompute).nbytes <= limit)
+    return next(fitting, 1)
