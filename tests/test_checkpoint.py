@@ -1,6 +1,7 @@
 """Checkpoints: what is inside, that every verb reads them, that failures leave the last good."""
 import json
 import math
+import resource
 
 import hf_fixture
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from corpora import small_tokenizer, stdlib_ids
 from runs import leftovers, numbers, shards, state, train
 
-from aprnb.errors import CheckError, NonFiniteError
+from aprnb.errors import CheckError, NonFiniteError, StorageError
 from aprnb.formats.apr import read_apr, write_apr
 from aprnb.formats.convert import import_model
 from aprnb.formats.model_file import open_model
@@ -29,12 +30,15 @@ def run(tmp_path_factory):
 
 def test_each_epoch_leaves_a_checkpoint_and_the_nine_keys(run):
     _, folder, report = run
+    assert METADATA_KEYS == ("epoch", "train_loss", "val_loss", "train_ppl", "val_ppl",
+                             "optimizer_state_sha", "wall_seconds", "tokens_seen", "grad_norm_max")
     assert report["epochs_completed"] == 3
     for epoch in range(3):
         metadata = json.loads((folder / f"ckpt/epoch-{epoch:03d}.metadata.json").read_text())
         assert tuple(metadata) == METADATA_KEYS
         steps = report["per_step_metrics"][8 * epoch:8 * epoch + 8]
         losses = [r["loss_nats"] for r in steps]
+        assert metadata["epoch"] == epoch
         assert metadata["train_loss"] == pytest.approx(np.mean(losses), rel=1e-12)
         assert metadata["train_ppl"] == pytest.approx(math.exp(metadata["train_loss"]))
         assert metadata["val_loss"] == report["val_loss_history"][epoch]
@@ -73,10 +77,18 @@ def test_a_checkpoint_holds_weights_hyper_parameters_and_tokenizer(run):
         metadata = model.metadata
     assert len(metadata["tokenizer.vocabulary"]) == metadata["tokenizer.vocab_size"] == 1024
     assert metadata["tokenizer.eos_token_id"] == 0
+    assert metadata["model_type"] == "Qwen2" and metadata["name"] == "epoch-002"
+    assert metadata["model_name"] == "qwen2-pretrain"
     assert metadata["format"] == "aprnb-checkpoint" and metadata["checkpoint_step"] == 20
     assert metadata["loss"] == report["final_val_loss"]
     assert metadata["learning_rate"] == report["per_step_metrics"][-1]["lr"]
     assert metadata["training_settings"]["batch_size"] == 4
+
+
+def test_a_state_says_what_it_is(run):
+    with read_apr(run[1] / "ckpt/state-000020.apr") as file:
+        position = file.metadata["training_state"]
+    assert position["schema"] == "aprnb-training-state-v1" and position["optimiser_step"] == 20
 
 
 def test_a_state_is_a_model_too_and_has_the_weights_of_its_epoch(run):
@@ -153,6 +165,22 @@ def test_weights_that_are_not_finite_are_not_written(run, tmp_path):
     model.master[5] = np.nan
     with pytest.raises(NonFiniteError, match="embed_tokens"):
         write_checkpoint(tmp_path / "bad.apr", model, {}, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_finds_no_room_says_how_much_it_needs(run, tmp_path):
+    from aprnb.backend import open_backend
+    from aprnb.model.instance import Model
+    model = Model.from_file(open_model(run[1] / "ckpt/epoch-002.apr"), open_backend("cpu"))
+    nbytes = sum(array.nbytes for array in model.tensors().values())
+    more = np.zeros(1000, np.float32)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes // 2, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=f"the file needs {nbytes + 4000:,} bytes"):
+            write_checkpoint(tmp_path / "big.apr", model, {}, {}, {"__more": more})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())
 
 
