@@ -306,6 +306,19 @@ def test_a_number_of_a_run_is_read_again_from_the_copy(house):
     refused(status(house[0])[0], 5, "FALSIFY-SMALL-V1-012 is called DISCHARGED", "19.8 nats")
 
 
+@pytest.mark.parametrize("key, value", [("date_utc", "yesterday"), ("date_utc", None),
+                                        ("tree_clean", ...), ("commit", ...)])
+def test_a_record_that_does_not_say_when_and_of_what_is_named(house, key, value):
+    record = json.loads((house[1] / "record.json").read_text())
+    record |= {key: value} if value is not ... else {}
+    if value is ...:
+        del record[key]
+    rewrite(house[1], record)
+    result, report = status(house[0], "contracts/good-v1.yaml")
+    refused(result, 5, "record.json: ")
+    assert {f["verdict"] for f in report["contracts"][0]["falsifiers"]} == {"TAMPERED"}
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": "x"}', '{"schema": "aprnb-verdicts-v1"}',
                                   '{"schema": "aprnb-verdicts-v1", "run": null, "verdicts": [1]}'])
 def test_verdicts_that_cannot_be_judged_are_named(house, text):
@@ -359,9 +372,9 @@ def test_the_newest_evidence_counts_and_one_that_was_not_run_does_not(house):
 def test_a_status_follows_from_the_verdicts(known, want):
     sides = {"c": "cpu", "s": "simulator", "g": "gpu"}
     words = {"+": "DISCHARGED", "-": "NOT-RUN", "?": "SUSPECT", "R": "RED", "T": "TAMPERED"}
-    all_ = [Proven(Falsifier("x", f"F-{i}", "", "", 1, Binding((), (), sides[side], None, None)),
+    all_ = [Proven(Falsifier(f"F-{i}", "", Binding((), (), sides[side], None, None)),
                    words[word], "") for i, (side, word) in enumerate(known.split())]
-    contract = Contract("x", Path("x.yaml"), {}, tuple(p.falsifier for p in all_))
+    contract = Contract("x", Path("x.yaml"), tuple(p.falsifier for p in all_))
     assert supported_status(contract, {p.falsifier.id: p for p in all_}) == want
 
 

@@ -136,7 +136,8 @@ def test_a_record_that_was_edited_is_named(copy, key, value):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "aprnb-evidence-v1"}', "null",
-                                  '{"schema": "x", "files": {}}', "[" * 100_000, "\ud800"])
+                                  '{"schema": "x", "files": {}}', "[" * 100_000, "\ud800",
+                                  '{"schema": "aprnb-evidence-v1", "files": {"../x": ""}}'])
 def test_a_record_that_is_none_is_named(copy, text):
     (copy / "record.json").write_bytes(text.encode(errors="surrogatepass"))
     assert len(verify(copy)) == 1 and "record.json: changed: " in verify(copy)[0]

@@ -45,9 +45,10 @@ def validate(paths, as_json):
     """
     from ..errors import CheckError
     from ..proof.contracts.contract import contract_files
-    from ..proof.contracts.rules import check_files, count
+    from ..proof.contracts.document import read_document
+    from ..proof.contracts.rules import check_all, count
     files = contract_files(paths)
-    findings = check_files(files)
+    findings = check_all([read_document(file) for file in files])
     errors, warnings = count(findings)
     if as_json:
         click.echo(json.dumps({

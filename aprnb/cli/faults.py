@@ -48,7 +48,7 @@ def list_(as_json):
     for contract in load_contracts():
         for falsifier in contract.falsifiers:
             for id in falsifier.binding.faults:
-                bound.setdefault(id, []).append(falsifier.id)
+                bound[id].append(falsifier.id)
     rows = [{"id": f.id, "title": f.title, "seen_in": f.seen_in, "sides": list(f.plants),
              "falsifiers": bound[f.id]} for f in registry().values()]
     if as_json:
@@ -88,8 +88,8 @@ def run(ids, every, record, workers, as_json):
     if record:
         trial.record(root, todo, results, every)
     if as_json:
-        click.echo(json.dumps({"schema": "aprnb-faults-v1",
-                               "faults": [r.as_dict() for r in results]}, indent=1))
+        click.echo(json.dumps({"schema": "aprnb-faults-v1", "faults": [vars(r) for r in results]},
+                              indent=1))
     bad = [r for r in results if r.problem]
     if bad:
         raise CheckError(f"faults: {len(bad)} of {len(results)} trials do not hold, first: "

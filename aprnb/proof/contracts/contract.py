@@ -6,7 +6,7 @@ from ...errors import CheckError, NotFoundError
 from ..checkout import checkout
 from .document import read_document
 from .finding import ERROR
-from .rules import check_files
+from .rules import check_all
 from .rules_pv import name_of
 
 
@@ -43,13 +43,10 @@ class Binding:
 
 @dataclass(frozen=True)
 class Falsifier:
-    """A prediction that can turn out false, and what would show it."""
+    """A rule that can turn out false, and what would show it."""
 
-    contract: str
     id: str
     rule: str
-    prediction: str
-    line: int
     binding: Binding
 
 
@@ -59,7 +56,6 @@ class Contract:
 
     name: str
     path: Path
-    metadata: dict
     falsifiers: tuple
 
 
@@ -94,24 +90,23 @@ def load_contracts(paths=None):
 
     Errors: NotFoundError; ContractError naming file and line of the first error.
     """
-    files = contract_files(paths)
-    errors = [f for f in check_files(files) if f.severity == ERROR]
+    documents = [read_document(path) for path in contract_files(paths)]
+    errors = [f for f in check_all(documents) if f.severity == ERROR]
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise ContractError(f"{errors[0].path}:{errors[0].line}: {errors[0].rule}: "
                             f"{errors[0].message}{more}; see aprnb contracts validate")
-    return [_contract(read_document(path)) for path in files]
+    return [_contract(document) for document in documents]
 
 
 def _contract(document):
-    root, name = document.root, document.path.stem
-    return Contract(name, document.path, root.get("metadata").plain(),
-                    tuple(_falsifier(name, test) for test in root.maps("falsification_tests")))
+    tests = document.root.maps("falsification_tests")
+    return Contract(document.path.stem, document.path, tuple(map(_falsifier, tests)))
 
 
-def _falsifier(contract, test):
-    return Falsifier(contract, test.text("id"), test.text(name_of(test, "rule")),
-                     test.text(name_of(test, "prediction")), test.line, _binding(test.get("aprnb")))
+def _falsifier(test):
+    return Falsifier(test.text("id"), test.text(name_of(test, "rule")),
+                     _binding(test.get("aprnb")))
 
 
 def _binding(node):

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import yaml
 
-from .finding import short
-
 MOST_BYTES = 1 << 18  # a contract has some 10 KB; PyYAML's scanner reads 1 MB a second
 MOST_NODES = 10_000
 MOST_DEPTH = 32
@@ -106,13 +104,18 @@ class _Composer(yaml.SafeLoader):
         if self._depth >= MOST_DEPTH:
             raise _Refused(line, "APRNB-002", f"nested deeper than {MOST_DEPTH} levels")
         if event.anchor is not None:  # an alias has one too
-            raise _Refused(line, "APRNB-003", f"{short(event.anchor)} is an anchor or an alias; "
+            raise _Refused(line, "APRNB-003", f"{quoted(event.anchor)} is an anchor or an alias; "
                                               "write the value out")
         if event.tag is not None:
-            raise _Refused(line, "APRNB-003", f"{short(event.tag)} is a tag; a contract holds "
+            raise _Refused(line, "APRNB-003", f"{quoted(event.tag)} is a tag; a contract holds "
                                               "text, numbers, lists and maps only")
         if isinstance(event, yaml.ScalarEvent) and SURROGATE.search(event.value):
             raise _Refused(line, "APRNB-001", "half of a surrogate pair is no character")
+
+
+def quoted(text):
+    """What a file says, for a message: in quotes, escaped, cut."""
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def read_document(path):
@@ -177,7 +180,7 @@ def _tree(source, line, problems):
         if not isinstance(key, yaml.ScalarNode):
             problems.append((at, "APRNB-001", "a key must be a word, not a list or a map"))
         elif key.value in entries:
-            problems.append((at, "SCHEMA-020", f"{short(key.value)} stands here and in line "
+            problems.append((at, "SCHEMA-020", f"{quoted(key.value)} stands here and in line "
                              f"{entries[key.value].line}; one of them would be lost"))
         else:
             entries[key.value] = _tree(value, at, problems)

@@ -69,8 +69,3 @@ RULES = {  # id: (severity, what it demands)
     "APRNB-019": (ERROR, "`run` is FILE.json:KEY within a run folder, and has a value to judge"),
     "APRNB-020": (ERROR, "a status is derived from evidence, never typed"),
 }
-
-
-def short(text):
-    """A value of the file for a message: quoted, escaped, cut."""
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -1,9 +1,9 @@
-"""Everything that is wrong with a contract file."""
+"""Everything that is wrong with contract files."""
 from itertools import islice
 
 from ..checkout import checkout as find_checkout
 from ..faults.fault import registry
-from .document import read_document
+from .document import quoted
 from .finding import ERROR, RULES, Finding
 from .rules_aprnb import judge_aprnb
 from .rules_pv import judge_pv
@@ -12,12 +12,8 @@ from .schema import judge_shape
 MOST_FINDINGS = 100  # of one file
 
 
-def check_files(paths):
-    """Findings of contract files, each alone and all together, by path and line.
-
-    Errors: OSError where a file cannot be opened.
-    """
-    documents = [read_document(path) for path in paths]
+def check_all(documents):
+    """Findings of Documents, each alone and all together, by path and line."""
     return sorted([finding for document in documents for finding in check(document)]
                   + list(_shared_ids(documents)))
 
@@ -56,7 +52,7 @@ def _shared_ids(documents):
             id = test.text("id")
             if id and seen.setdefault(id, document) is not document:
                 yield _finding(document, test.line_of("id"), "SCHEMA-007",
-                               f"falsification test {id!r:.60} stands in {seen[id].path} already")
+                               f"falsification test {quoted(id)} stands in {seen[id].path} already")
 
 
 def count(findings):

@@ -9,7 +9,7 @@ import functools
 import re
 
 from ..hardware import SIDES
-from .finding import short
+from .document import quoted
 from .schema import UNITS
 
 TEST = re.compile(r"(tests/[\w/-]+\.py)::(test\w*)(\[.+\])?")
@@ -46,7 +46,7 @@ def _status(root):
     status = metadata.text("status")
     if status and status not in TYPED:
         yield (metadata.line_of("status"), "APRNB-020",
-               f"metadata.status: {short(status)} is derived by `aprnb contracts status` from "
+               f"metadata.status: {quoted(status)} is derived by `aprnb contracts status` from "
                f"evidence, never typed; at most {', '.join(TYPED)}")
 
 
@@ -62,7 +62,7 @@ def _binding(binding, where, checkout, faults):
     hardware = binding.text("hardware")
     if hardware is not None and hardware not in SIDES:
         yield (binding.line_of("hardware"), "APRNB-013",
-               f"{where}.hardware: need one of {', '.join(SIDES)}, got {short(hardware)}")
+               f"{where}.hardware: need one of {', '.join(SIDES)}, got {quoted(hardware)}")
     yield from _tests(binding, where, checkout)
     yield from _faults(binding, where, hardware, faults)
     value = binding.get("value")
@@ -79,7 +79,7 @@ def _tests(binding, where, checkout):
         if isinstance(node.value, str):
             problem = _missing_test(node.value, checkout)
             if problem:
-                yield node.line, "APRNB-012", f"{where}.tests: {short(node.value)}: {problem}"
+                yield node.line, "APRNB-012", f"{where}.tests: {quoted(node.value)}: {problem}"
 
 
 def _missing_test(node, checkout):
@@ -90,19 +90,20 @@ def _missing_test(node, checkout):
     path = checkout / named[1]
     if not path.is_file():
         return "there is no such file"
-    if named[2] not in functions_of(path):
-        return f"the file has no function {named[2]}"
-    return None
+    functions = _functions_of(path)
+    if functions is None:
+        return "the file is no Python"
+    return None if named[2] in functions else f"the file has no function {named[2]}"
 
 
 @functools.cache
-def functions_of(path):
-    """Names of the functions at the top of a Python file; none where it does not parse."""
+def _functions_of(path):
+    """Names of the functions at the top of a Python file; None where it does not parse."""
     try:
-        return {item.name for item in ast.parse(path.read_text()).body
+        return {item.name for item in ast.parse(path.read_bytes()).body
                 if isinstance(item, ast.FunctionDef)}
-    except (SyntaxError, UnicodeDecodeError):
-        return set()
+    except (SyntaxError, ValueError):
+        return None
 
 
 def _faults(binding, where, hardware, faults):
@@ -115,7 +116,7 @@ def _faults(binding, where, hardware, faults):
             continue
         if node.value not in faults:
             yield (node.line, "APRNB-011",
-                   f"{where}.faults: the registry has no {short(node.value)}; "
+                   f"{where}.faults: the registry has no {quoted(node.value)}; "
                    "`aprnb faults list` names them")
         elif hardware in SIDES and hardware not in faults[node.value].plants:
             yield (node.line, "APRNB-011",
@@ -130,7 +131,7 @@ def _empty(binding, key):
 def _value(value, where, run):
     unit = value.text("unit")
     if unit is not None and unit not in UNITS:
-        got = f"got {short(unit)}" if unit else "there is none"
+        got = f"got {quoted(unit)}" if unit else "there is none"
         yield (value.line_of("unit"), "APRNB-014",
                f"{where}.unit: need one of {', '.join(UNITS)}; {got}")
     elif unit and unit != "nats" and _is_loss(value, run):
@@ -176,7 +177,7 @@ def _run(binding, where):
         return
     if RUN.fullmatch(run) is None:
         yield (binding.line_of("run"), "APRNB-019",
-               f"{where}.run: need FILE.json:KEY of a run folder, got {short(run)}")
+               f"{where}.run: need FILE.json:KEY of a run folder, got {quoted(run)}")
     elif binding.get("value") is None:
         yield (binding.line_of("run"), "APRNB-019",
                f"{where}.run: no `value` with unit and bounds to judge the number by")

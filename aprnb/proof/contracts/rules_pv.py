@@ -3,6 +3,7 @@
 Each function yields (line, rule, message). A value of the wrong type is schema.py's matter and
 passes here. Blanks alone count as empty, which the reference lets pass.
 """
+from .document import quoted
 from .schema import ALIASES
 
 
@@ -25,7 +26,7 @@ def _metadata(root):
         yield metadata.line_of("version"), "SCHEMA-002", "metadata.version is empty"
 
 
-def is_kernel(root):
+def _is_kernel(root):
     """Whether all parts are demanded: kind kernel, the default, and no registry."""
     metadata = root.get("metadata")
     if metadata is None or not isinstance(metadata.value, dict):
@@ -38,12 +39,12 @@ def is_kernel(root):
 def _equations(root):
     equations = root.get("equations")
     entries = equations.value if equations is not None else {}
-    if not entries and is_kernel(root):
+    if not entries and _is_kernel(root):
         yield root.line_of("equations"), "SCHEMA-003", "a contract of kind kernel needs an equation"
     for name, equation in entries.items() if isinstance(entries, dict) else ():
         if isinstance(equation.value, dict) and equation.text("formula") == "":
             yield (equation.line_of("formula"), "SCHEMA-004",
-                   f"equation {name!r:.60} has no formula")
+                   f"equation {quoted(name)} has no formula")
 
 
 def _obligations(root):
@@ -141,13 +142,13 @@ def _unique(nodes, rule, what):
         id = node.text("id")
         if id and id in seen:
             yield (node.line_of("id"), rule,
-                   f"{what} {id!r:.60} stands in line {seen[id]} already")
+                   f"{what} {quoted(id)} stands in line {seen[id]} already")
         elif id:
             seen[id] = node.line_of("id")
 
 
 def _provability(root):
-    if not is_kernel(root):
+    if not _is_kernel(root):
         return
     if root.get("qa_gate") is None:
         yield root.line_of("qa_gate"), "SCHEMA-013", "a contract of kind kernel has a qa_gate"

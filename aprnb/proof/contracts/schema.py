@@ -9,8 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from .document import Ambiguous
-from .finding import short
+from .document import Ambiguous, quoted
 
 UNITS = ("nats", "bits", "relative", "absolute", "seconds", "count", "fraction", "bytes", "cosine")
 ALIASES = {"description": "rule", "expected": "prediction", "command": "test",
@@ -52,7 +51,7 @@ class Words:
         if not isinstance(node.value, str):
             yield from TEXT.judge(node, where)
         elif node.value not in self.known:
-            yield node.line, "APRNB-007", (f"{where}: {short(node.value)} is none of "
+            yield node.line, "APRNB-007", (f"{where}: {quoted(node.value)} is none of "
                                            f"{', '.join(self.known)}")
 
 
@@ -81,7 +80,7 @@ class Named:
             yield node.line, "APRNB-004", f"{where}: need a map, got {_described(node.value)}"
             return
         for name, item in node.value.items():
-            yield from self.kind.judge(item, f"{where}.{short(name)[1:-1]}")
+            yield from self.kind.judge(item, f"{where}.{quoted(name)[1:-1]}")
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def judge_shape(root):
 
 def _described(value):
     if isinstance(value, str):
-        return f"the text {short(value)}"
+        return f"the text {quoted(value)}"
     names = {dict: "a map", list: "a list", type(None): "nothing"}
     return names.get(type(value)) or f"{str(value).lower()} (quote it where text is meant)"
 
@@ -136,13 +135,13 @@ def _unknown(key, known, where):
     if where:
         near = difflib.get_close_matches(key[:60], known, 1)
         meant = f"; did you mean `{near[0]}`?" if near else f"; known are {', '.join(known)}"
-        return "APRNB-005", f"{where}: no such key: {short(key)}{meant}"
+        return "APRNB-005", f"{where}: no such key: {quoted(key)}{meant}"
     if key == "kind":
         return "SCHEMA-018", "`kind` at the top is never read; it belongs into metadata"
     near = next((name for name in known if _forms(key) & _forms(name)), None)
     if near:
-        return "SCHEMA-019", f"{short(key)} at the top is never read; did you mean `{near}`?"
-    return "APRNB-005", f"no such key at the top: {short(key)}; known are {', '.join(known)}"
+        return "SCHEMA-019", f"{quoted(key)} at the top is never read; did you mean `{near}`?"
+    return "APRNB-005", f"no such key at the top: {quoted(key)}; known are {', '.join(known)}"
 
 
 def _forms(key):

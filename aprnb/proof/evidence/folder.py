@@ -8,8 +8,9 @@
       verdicts.json             what the falsifiers of contracts said (examine.py)
 
 A record carries the SHA-256 of every file beside it and a seal, the digest of its own text: a file
-that was changed, taken away or added afterwards is named by `verify`. In texts, absolute paths are
-shortened to their last two parts.
+that was changed, taken away or added afterwards is named by `verify`. That finds slips, no forger:
+whoever can write the folder can seal it again. In texts, absolute paths are shortened to their last
+two parts.
 """
 import contextlib
 import datetime
@@ -89,6 +90,9 @@ def _load(folder):
         raise ValueError(f"its schema is not {SCHEMA}")
     if not isinstance(record.get("files"), dict):
         raise ValueError("it lists no files")
+    elsewhere = [name for name in record["files"] if Path(name).name != name]
+    if elsewhere:
+        raise ValueError(f"it lists a file that is not in the folder: {elsewhere[0]}")
     return record
 
 

@@ -7,7 +7,7 @@ assertion or a refusal of ours. A test that only stumbles, over a NameError say,
 import contextlib
 import queue
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ...errors import CheckError, UsageError
 from ..hardware import SIDES
@@ -49,16 +49,12 @@ class Result:
     problem: str = ""
     """Why it does not hold."""
 
-    def as_dict(self):
-        return asdict(self)
-
 
 def all_trials(contracts, registry, wanted=()):
     """Trials of the faults `wanted`, all if none is named, in the order of the registry.
 
-    Errors: UsageError for an unknown id; CheckError for a fault that no falsifier is bound to, one
-    that a falsifier names and the registry does not have, or one without a plant where the
-    falsifier runs.
+    contracts: valid ones, of load_contracts;  registry: id -> Fault.
+    Errors: UsageError for an unknown id; CheckError for a fault that no falsifier is bound to.
     """
     unknown = sorted(set(wanted) - set(registry))
     if unknown:
@@ -68,28 +64,17 @@ def all_trials(contracts, registry, wanted=()):
     for contract in contracts:
         for falsifier in contract.falsifiers:
             for id in falsifier.binding.faults:
-                if id not in registry:
-                    raise CheckError(f"{contract.path}: {falsifier.id} names the planted fault "
-                                     f"{id}, which does not exist")
                 found[id].append(Trial(registry[id], falsifier))
-    trials = [trial for id, group in found.items() if not wanted or id in wanted for trial in group]
-    _refuse_idle(trials, found, wanted)
-    return trials
-
-
-def _refuse_idle(trials, found, wanted):
-    idle = [id for id, group in found.items() if not group and (not wanted or id in wanted)]
+    found = {id: group for id, group in found.items() if not wanted or id in wanted}
+    idle = [id for id, group in found.items() if not group]
     if idle:
         raise CheckError(f"no falsifier of any contract is bound to {', '.join(idle)}: "
                          "a fault that nobody looks for")
-    for trial in trials:
-        if trial.hardware not in trial.fault.plants:
-            raise CheckError(f"{trial.falsifier.id} runs on {trial.hardware}, where the fault "
-                             f"{trial.fault.id} has no plant")
+    return [trial for group in found.values() for trial in group]
 
 
 def run_trials(checkout, trials, unusable, workers, ledger=None):
-    """Iterator of a Result for each trial, as they end.
+    """Iterator of a Result for each trial: first those that are skipped, then the others in order.
 
     unusable: hardware -> why it cannot be used here;  workers: processes at a time;
     ledger: what was seen red before (ledger.read_ledger); None: nothing is compared.

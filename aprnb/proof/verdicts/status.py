@@ -1,16 +1,18 @@
 """What is proven, where, and how old the evidence is: read from evidence/ anew each time.
 
-Nothing that a record claims is believed. Its files must have their digests, and every verdict is
-drawn again from the outcomes and numbers beside it; where either does not fit, it is TAMPERED.
-Evidence counts only for the binding that it was taken for: when a contract's tests, bounds or
-hardware change, its falsifiers wait to be run again.
+No verdict is believed that a record claims. Its files must have their digests, and every verdict is
+drawn again from the outcomes and numbers beside it; where either does not fit, it is TAMPERED. The
+outcomes themselves are believed: a digest is no signature, and who invents outcomes can seal them.
+Evidence counts only for the binding that it was taken for: when a contract names other tests,
+bounds or hardware, its falsifiers wait to be run again. That the code of a test or of the package
+changed since does not show here; commit and age do.
 """
 import datetime
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..evidence.folder import read_record, verify
+from ..evidence.folder import RECORD, read_record, verify
 from ..hardware import SIDES
 from .document import FILE, SCHEMA, bound, judged_again
 from .verdict import DISCHARGED, NOT_RUN, RED
@@ -67,9 +69,10 @@ def _read(folder):
     problems, rows, told = verify(folder), [], ()
     try:
         record = read_record(folder)
-        told = str(record["date_utc"]), str(record["commit"]), record["tree_clean"]
-    except (OSError, ValueError, KeyError, RecursionError):
-        pass  # verify has said so
+        datetime.datetime.fromisoformat(record["date_utc"])
+        told = record["date_utc"], str(record["commit"]), record["tree_clean"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        problems = problems or [f"{RECORD}: {type(error).__name__} {error}"]
     try:
         for row, again in _judged_again(folder):
             rows.append(row)
