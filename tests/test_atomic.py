@@ -6,8 +6,9 @@ from stat import S_ISREG
 
 import pytest
 
-from aprnb.errors import CheckError, StorageError
-from aprnb.formats.atomic import replace_file, replace_folder, write_json, write_text
+from aprnb.errors import CheckError, NotFoundError, StorageError
+from aprnb.formats.atomic import (refuse_existing, replace_file, replace_folder, write_json,
+                                  write_text)
 
 OURS = re.compile(r"[a-z]\.txt")
 
@@ -141,11 +142,60 @@ def test_force_replaces_only_what_is_ours(tmp_path):
         pass
 
 
+def test_nothing_is_replaced_unless_asked_for(tmp_path):
+    write_text(tmp_path / "f", "old")
+    put(tmp_path / "d", "old")
+    for block in (replace_file(tmp_path / "f"), replace_folder(tmp_path / "d", OURS)):
+        with pytest.raises(CheckError, match="exists already; use --force"), block:
+            raise AssertionError("the block must not begin")
+    write_text(tmp_path / "f", "new")
+    assert tree(tmp_path) == {"f": "new", "d/a.txt": "old"}
+
+
+@pytest.mark.parametrize("name, error, words", [
+    ("", CheckError, "is a folder, need a file name"), ("f", CheckError, "f: exists already"),
+    ("no/f", NotFoundError, "no: no such folder; create it first"),
+    ("/dev/null", CheckError, "null: is a device or pipe")])
+def test_outputs_that_cannot_be_are_known_before_any_work(name, error, words, tmp_path):
+    (tmp_path / "f").touch()
+    with pytest.raises(error, match=words):
+        refuse_existing(os.path.join(tmp_path, name), force=False)
+    refuse_existing(str(tmp_path / "f"), force=True)
+    refuse_existing(tmp_path / "free", force=False)
+
+
+def test_a_temporary_name_is_hidden_random_and_in_the_same_folder(tmp_path):
+    names = []
+    for _ in range(2):
+        with replace_file(str(tmp_path / "x.apr"), force=True) as file:
+            file.write(b"whole")
+            (name,) = {p.name for p in tmp_path.iterdir()} - {"x.apr"}
+            names.append(name)
+    assert all(re.fullmatch(r"\.x\.apr\.[0-9a-f]{8}\.tmp", name) for name in names)
+    assert names[0] != names[1] and tree(tmp_path) == {"x.apr": "whole"}
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are listed on Linux")
+def test_no_descriptor_stays_open(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        put(tmp_path / "d", force=True)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_link_goes_on_pointing_at_the_replaced_folder(tmp_path):
     put(tmp_path / "real", "old")
     (tmp_path / "link").symlink_to("real")
     put(tmp_path / "link", force=True)
     assert (tmp_path / "link").is_symlink() and tree(tmp_path)["real/a.txt"] == "new"
+
+
+def test_json_is_indented_ends_its_line_and_has_no_nan(tmp_path):
+    write_json(tmp_path / "m.json", {"a": [1]})
+    assert (tmp_path / "m.json").read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "m.json", {"a": float("nan")})
+    assert [p.name for p in tmp_path.iterdir()] == ["m.json"]
 
 
 def test_json_holds_names_that_are_no_utf8(tmp_path):

@@ -32,7 +32,7 @@ TARGETS = {  # files that carry promises: tests that judge them, in turn
     "formats/apr_layout": "apr_layout apr_format quant",
     "formats/apr_reader": "apr_reader apr_format reference_files hostile_texts apr_fuzz",
     "formats/apr_writer": "apr_writer apr_format import_export",
-    "formats/atomic": "atomic import_export files_cli run_folder",
+    "formats/atomic": "atomic import_export",
     "formats/convert": "import_export hostile_texts files_cli",
     "formats/dtype_evidence": "dtype_evidence tensor_stats",
     "formats/model_file": "import_export tensor_stats reference_files hostile_texts checkpoint",
