@@ -33,10 +33,8 @@ def validate(path):
 
 
 def _report(path, findings, tensors):
-    """The document; a container error outranks any content error."""
+    """The document; a container error is the only finding, for nothing is read behind it."""
     code = max((f["exit_code"] for f in findings), default=0)
-    if any(f["exit_code"] == 4 for f in findings):
-        code = 4
     return {"schema": "aprnb-validate-v1", "model": str(path), "tensors": tensors,
             "errors": sum(f["level"] == "error" for f in findings),
             "warnings": sum(f["level"] == "warning" for f in findings),
