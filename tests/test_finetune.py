@@ -59,6 +59,14 @@ def test_the_first_loss_is_that_of_the_given_model(base, tuned):
     assert abs(first - base[1]["final_val_loss"]) < 0.3 * LN_V
 
 
+def test_the_run_counts_the_parameters_of_its_model(base, tuned):
+    folder, report = tuned
+    with open_model(report["checkpoint"]) as opened:
+        held = sum(array.size for _, array in opened.weights())
+    config = json.loads((folder / "tuned/config.json").read_text())
+    assert config["model"]["parameters"] == held
+
+
 def test_the_checkpoint_opens_and_holds_the_trained_weights(base, tuned):
     folder, report = tuned
     with open_model(report["checkpoint"]) as after, open_model(base[1]["checkpoint"]) as before:

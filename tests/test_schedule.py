@@ -63,9 +63,10 @@ def test_cosine_is_half_way_in_the_middle_and_follows_the_curve():
     assert schedule.rate(25) == pytest.approx(quarter, rel=1e-12)
 
 
-def test_linear_falls_by_equal_amounts():
+def test_linear_falls_by_the_same_amount_at_every_step():
     schedule = Schedule("linear", PEAK, LOW, 0, 11)
-    assert schedule.rate(5) == pytest.approx((PEAK + LOW) / 2, rel=1e-12)
+    rates = [schedule.rate(s) for s in range(11)]
+    assert [a - b for a, b in zip(rates, rates[1:])] == pytest.approx([(PEAK - LOW) / 10] * 10)
 
 
 def test_wsd_stays_at_the_peak_for_four_fifths():

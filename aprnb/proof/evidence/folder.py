@@ -5,7 +5,7 @@
       README.md                 made from the other files (page.py)
       output.txt, dispatch.txt  what was printed; the second name where a training run is told
       epoch-NNN.metadata.json, summary.json, metrics.jsonl ...    copies from a run's folder
-      verdicts.json             what the falsifiers of contracts said (examine.py)
+      verdicts.json             what the falsifiers of contracts said (verdicts/document.py)
 
 A record carries the SHA-256 of every file beside it and a seal, the digest of its own text: a file
 that was changed, taken away or added afterwards is named by `verify`. That finds slips, no forger:

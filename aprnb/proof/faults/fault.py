@@ -4,7 +4,10 @@ A fault is text that takes the place of other text in one file of the package. I
 copy of the checkout (planting.py) and never in the shipped tree, so nothing of it costs a cycle
 there. Where an op has kernels beside its oracle, the fault has a plant for each side.
 
-Source of most: the faults that a reference trainer and its peers really had; `seen_in` says where.
+`seen_in` says where it was made before: `reference`, the trainer in Rust whose file format this
+project reads (H1A to H4D are the hypotheses of its search for a wrong loss, ALB-NNN its tickets,
+0.72.3 a release of November 2026); `HF #NNNNN`, an issue of transformers; `common`, in many places;
+`ours`, thought of here.
 """
 import importlib
 from dataclasses import dataclass

@@ -2,12 +2,15 @@
 
 A falsifier counts because a planted fault turned it red. When its test changes afterwards, nobody
 knows whether it still would, in every assertion: so the ledger keeps a digest of the test and of
-all that it leans on, and a change asks to be read and recorded again.
+the code in tests/ that it leans on, and a change asks to be read and recorded again. Files of data
+are not in it.
 """
 import ast
 import hashlib
 import json
 from pathlib import Path
+
+from ...formats.atomic import write_text
 
 NAME = "contracts/seen-red.json"
 
@@ -23,13 +26,11 @@ def write_ledger(root, falsifiers):
     path = Path(root) / NAME
     text = json.dumps({"schema": "aprnb-seen-red-v1", "falsifiers": falsifiers}, indent=1,
                       sort_keys=True)
-    aside = path.with_suffix(".tmp")
-    aside.write_text(text + "\n")
-    aside.replace(path)
+    write_text(path, text + "\n")
 
 
 def digest_of_tests(root, nodes):
-    """SHA-256 of the test functions and of everything in tests/ that they can lean on: the rest of
+    """SHA-256 of the test functions and of the code in tests/ that they can lean on: the rest of
     their module without its other tests, the modules of tests/ it imports, conftest.py. Comments
     and blank lines do not count."""
     digest = hashlib.sha256()

@@ -13,10 +13,10 @@ LEAVE_OUT_SHORT_END = """\
 
 TOKENS = [
     fault("unknown-vocabulary-encoded", "a hex-byte vocabulary passes for a byte-level one",
-          "known faults 13",
+          "reference",
           cpu=[(TOKENIZER, "if not lacking and uses_byte_level(spec):", "if vocab:")]),
     fault("own-pre-tokeniser", "words are cut as GPT-2 cuts them, whatever the file says",
-          "known faults 36",
+          "reference 0.72.3",
           cpu=[(TOKENIZER, "    library.no_padding()\n",
                 "    library.no_padding()\n    library.pre_tokenizer = "
                 "tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)\n")]),
@@ -62,7 +62,7 @@ TEXTS = [
 SHARD_FILES = [
     fault("ids-as-u16", "token ids are written in 16 bits", "ours: nanoGPT's files of GPT-2 do it",
           cpu=[(SHARDS, 'DTYPE = np.dtype("<u4")', 'DTYPE = np.dtype("<u2")')]),
-    fault("ids-wrap-at-16-bits", "ids are counted modulo 65,536", "ours: as above, in memory",
+    fault("ids-wrap-at-16-bits", "ids are counted modulo 65,536", "ours: a buffer of 16 bits",
           cpu=[(ENCODE, "[np.array(each, np.uint32) for each in ids]",
                 "[np.array(each, np.uint32) & 0xFFFF for each in ids]")]),
     fault("last-shard-dropped", "a last shard that is not full is left out",
@@ -89,7 +89,7 @@ SHARD_FILES = [
           cpu=[(ENCODE, "waiting.append(pool.submit(encode, batch))",
                 "waiting.appendleft(pool.submit(encode, batch))")]),
     fault("shard-crc-unchecked", "the checksum of a shard is not compared",
-          "known faults 28, for shards",
+          "ours: a checksum nobody compares",
           cpu=[(SHARDS, 'if entry and entry["crc32"] != (crc := f"{crc32_of(shard):08x}"):',
                 'if entry and entry["crc32"] == (crc := ""):')]),
     fault("tokenizer-digest-unchecked", "shards of another tokenizer are taken",
@@ -102,6 +102,9 @@ JUDGED = [
     fault("one-id-accepted", "a corpus of 99.99 % one token passes",
           "reference: val_loss 0.0008 was true of such a corpus",
           cpu=[(AUDIT, "ONE_ID_SHARE = 0.99 ", "ONE_ID_SHARE = 1.01 ")]),
+    fault("frequent-id-refused", "a corpus that is 97 % one token is refused",
+          "ours: text with long runs of one token is text",
+          cpu=[(AUDIT, "ONE_ID_SHARE = 0.99 ", "ONE_ID_SHARE = 0.95 ")]),
     fault("id-of-the-vocabulary-size-accepted", "an id equal to the vocabulary passes",
           "ours: the row behind the last",
           cpu=[(AUDIT, "limit = min(vocab_size or MAX_ID, MAX_ID)",
@@ -110,7 +113,7 @@ JUDGED = [
           "reference: units; its 17.21 was bits and was called nats",
           cpu=[(AUDIT, "float(-(shares * np.log2(shares)).sum())",
                 "float(-(shares * np.log(shares)).sum())")]),
-    fault("unknown-tokens-accepted", "any share of unknown tokens passes", "known faults 13",
+    fault("unknown-tokens-accepted", "any share of unknown tokens passes", "reference",
           cpu=[(AUDIT, "MAX_UNKNOWN = 0.01 ", "MAX_UNKNOWN = 1.00 ")]),
     fault("leak-unseen", "validation windows that stand in training are not counted",
           "ours: a validation loss that is too good",
@@ -118,7 +121,7 @@ JUDGED = [
                 "return count_shared(hashes, others) / len(hashes) if len(hashes) else 0.0",
                 "return 0.0")]),
     fault("validation-overlaps-training", "the windows of the validation tail are trained on too",
-          "known faults 30",
+          "ours: an index off by the size of the tail",
           cpu=[(BATCHES, "return range(n_windows - n_val), range(",
                 "return range(n_windows), range(")]),
 ]

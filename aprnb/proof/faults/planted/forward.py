@@ -17,14 +17,14 @@ SM90_FORWARD = kernel("sm90/attention_forward")
 
 MODEL = [
     fault("qkv-biases-ignored", "q, k and v are computed without their biases",
-          "known faults 3",
+          "reference",
           cpu=[(DECODER, 'return named("qkv.bias") if self.config.qkv_bias else None',
                 "return None")],
           **dict.fromkeys(("simulator", "gpu"), [
               (COMPOSED, '"plain" if b is None else "bias", y, x, w, b, stream',
                '"plain", y, x, w, None, stream')])),
     fault("tied-head-random", "a tied model gets a head of its own, of random numbers",
-          "known faults 6",
+          "reference, H4A",
           cpu=[(DECODER, '"lm_head.weight"]\n',
                 '"lm_head.weight"]\n'
                 "        if config.tied:\n"
@@ -32,22 +32,22 @@ MODEL = [
                 "            self.head = (0.02 * rng.standard_normal(self.head.shape)\n"
                 "                         ).astype(self.head.dtype)\n")]),
     fault("tied-head-copied", "the head of a tied model is a copy, which training leaves behind",
-          "known faults 6",
+          "reference, H4A",
           cpu=[(DECODER, '"lm_head.weight"]\n',
                 '"lm_head.weight"]\n'
                 "        self.head = self.head.copy() if config.tied else self.head\n")]),
     fault("decoder-eps-fixed", "the norm before attention takes eps 1e-5 whatever the model says",
-          "known faults 8",
+          "reference, H4C",
           cpu=[(DECODER, 'w("input_layernorm.weight"), self.config.rms_norm_eps)\n\n'
                 "    def _attention", 'w("input_layernorm.weight"), 1e-5)\n\n'
                 "    def _attention")]),
     fault("mlp-branch-zero", "what the MLP adds to the residual stream is zero",
-          "known faults 9",
+          "reference, H4D",
           cpu=[(DECODER, 'a("act"), w("mlp.down_proj.weight"), None)\n',
                 'a("act"), w("mlp.down_proj.weight"), None)\n'
                 "            branch[...] = 0\n")]),
     fault("logits-left-over", "the loss is taken of what stands in the logits buffer",
-          "known faults 10",
+          "reference, H1A",
           cpu=[(oracle("linear_cross_entropy"),
                 "        linear_forward(z, x[rows], w, None)\n"
                 "        _loss_and_softmax(losses[rows], z, targets[rows])\n\n",
@@ -56,7 +56,7 @@ MODEL = [
               (COMPOSED, '        products.matmul("nt", "plain", z, x[rows], w, None, stream)\n'
                "        # without", "        # without")])),
     fault("rope-pairing-by-family", "Llama's pairs are neighbours, Qwen2's are halves",
-          "known faults 34",
+          "reference 0.72.3",
           cpu=[(DECODER, "        ops.rope_forward(qkv, self.cos, self.sin, self.heads)\n",
                 "        D = qkv.shape[3]\n"
                 '        neighbours = self.config.family == "llama"\n'
@@ -73,14 +73,14 @@ MODEL = [
 
 RMSNORM = [
     fault("rmsnorm-eps-ignored", "rows are normalised without eps",
-          "known faults 8",
+          "reference, H4C",
           cpu=[(oracle("rmsnorm"), "/ x.shape[1] + eps)", "/ x.shape[1])")],
           simulator=[(kernel("rmsnorm"),
                       "    r = float32(1.0) / float32(math.sqrt(sumsq / float32(C) + eps))",
                       "    r = float32(1.0) / float32(math.sqrt(sumsq / float32(C)))")],
           gpu=[(kernel("sm80/rmsnorm"), "math.sqrt(mean + eps)", "math.sqrt(mean)")]),
     fault("rmsnorm-eps-fixed", "eps is 1e-5 whatever the model says",
-          "known faults 8; the story, 6",
+          "reference, H4C",
           cpu=[(oracle("rmsnorm"), "/ x.shape[1] + eps)", "/ x.shape[1] + 1e-5)")],
           simulator=[(kernel("rmsnorm"),
                       "    r = float32(1.0) / float32(math.sqrt(sumsq / float32(C) + eps))",
@@ -89,7 +89,7 @@ RMSNORM = [
           gpu=[(kernel("sm80/rmsnorm"), "math.sqrt(mean + eps)",
                 "math.sqrt(mean + float32(1e-5))")]),
     fault("rmsnorm-eps-on-the-root", "eps is added to the root, not to the mean square",
-          "known faults 8",
+          "reference, H4C",
           cpu=[(oracle("rmsnorm"), 'np.sqrt(np.einsum("rc,rc->r", xw, xw) / x.shape[1] + eps)',
                 '(np.sqrt(np.einsum("rc,rc->r", xw, xw) / x.shape[1]) + eps)')],
           simulator=[(kernel("rmsnorm"),
@@ -106,7 +106,7 @@ RMSNORM = [
           gpu=[(kernel("sm80/rmsnorm"), "square_sum(v)) / float32(C)",
                 "square_sum(v)) / float32(C + 1)")]),
     fault("rmsnorm-residual-dropped", "the branch is not added to the residual stream",
-          "known faults 9",
+          "reference, H4D",
           cpu=[(oracle("rmsnorm"), "s[...] = wide(x) + wide(r)", "s[...] = wide(x)")],
           simulator=[(kernel("rmsnorm"), "narrow(s, widen(x[row, c]) + widen(r[row, c]))",
                       "narrow(s, widen(x[row, c]))")],
@@ -128,7 +128,7 @@ RMSNORM = [
 ROPE_PAIR = ("low, high = x[:, :, :heads, :half], x[:, :, :heads, half:]")
 ROPE = [
     fault("rope-missing", "every position is turned like position 0, by nothing",
-          "known faults 16",
+          "ALB-106",
           cpu=[(oracle("rope"), "cos, sin = cos[:, None, :], sin[:, None, :]",
                 "cos, sin = cos[:1, None, :], sin[:1, None, :]")],
           simulator=[(kernel("rope"), "c, s = cos[t, k], sin[t, k] * sign",
@@ -136,7 +136,7 @@ ROPE = [
           gpu=[(kernel("sm80/rope"), "np.uint64(2 * t * D + 32 * cuda.threadIdx.x), sign)",
                 "np.uint64(32 * cuda.threadIdx.x), sign)")]),
     fault("rope-adjacent-pairs", "neighbours are rotated with each other, not halves",
-          "known faults 16; the story, 6",
+          "ALB-106; reference",
           cpu=[(oracle("rope"), ROPE_PAIR,
                 "low, high = x[:, :, :heads, ::2], x[:, :, :heads, 1::2]")],
           simulator=[(kernel("rope"),
@@ -154,7 +154,7 @@ ROPE = [
                 "rotate(at, np.uint64(16), load(at, 0, 0, 1), "
                 "load(at + np.uint64(16), 0, 0, 1), cos")]),
     fault("rope-theta-fixed", "the base is 10000 whatever the model says",
-          "known faults 16",
+          "ALB-106",
           cpu=[(ROPE_TABLE, "f = config.rope_theta ** (", "f = 1e4 ** (")]),
     fault("rope-position-off-by-one", "positions are counted from 1",
           "ours: an index off by one",
@@ -174,7 +174,7 @@ ROPE = [
 
 ATTENTION = [
     fault("attention-mask-missing", "a token sees those that follow it",
-          "known faults 17",
+          "ALB-125",
           cpu=[(oracle("attention"), "np.triu(np.ones((n, n), bool), 1)",
                 "np.zeros((n, n), bool)")],
           simulator=[(kernel("attention"),
@@ -191,7 +191,7 @@ ATTENTION = [
                       "if u0 + tx + SIDE * j <= t + 1 else float32(-math.inf)")],
           gpu=[(SM90_FORWARD, "d = row - 2 * (t & 3)", "d = row - 2 * (t & 3) + 1")]),
     fault("attention-wrong-key-head", "query head h reads key head h % KVH, not h // (H / KVH)",
-          "known faults 18",
+          "common",
           cpu=[(oracle("attention"), ".reshape(B, T, KVH, heads // KVH, n).swapaxes(1, 2)\n",
                 ".reshape(B, T, heads // KVH, KVH, n).transpose(0, 3, 1, 2, 4)\n"),
                (oracle("attention"), "heads // KVH, n).swapaxes(1, 2).reshape(shape)",
@@ -218,7 +218,7 @@ ATTENTION = [
           gpu=[(kernel("sm90/attention"), "np.float32(D ** -0.5 * LOG2_E))",
                 "np.float32(D ** -1.0 * LOG2_E))")]),
     fault("attention-without-maximum", "exponentials are taken of scores as they are",
-          "known faults 31",
+          "common",
           cpu=[(oracle("attention"), "top = s.max(axis=2, keepdims=True)",
                 "top = np.zeros_like(s[:, :, :1])")],
           simulator=[(kernel("attention"), "top[i] = max(top[i], partial[per * ty + i, x])",
@@ -268,7 +268,7 @@ ROWS = [
                (kernel("ptx/swiglu"), "up = _halves(builder, bfloat16_pair(builder, v[n",
                 "gate = _halves(builder, bfloat16_pair(builder, v[n")]),
     fault("linear-square-weight-transposed", "a square weight is taken as (in, out)",
-          "known faults 7",
+          "reference, H4B",
           cpu=[(oracle("linear"), "    if b is None:\n        product(y, x, w.T, False)",
                 "    if b is None:\n"
                 "        product(y, x, w if len(w) == w.shape[1] else w.T, False)")],
@@ -277,7 +277,7 @@ ROWS = [
                'products.matmul("nn" if b is None and N == K else "nt",\n'
                '                    "plain" if b is None else "bias", y, x, w, b,')])),
     fault("linear-rows-and-columns-mixed", "the bytes of a weight are read as (in, out)",
-          "known faults 7",
+          "reference, H4B",
           cpu=[(oracle("linear"), "    if b is None:\n        product(y",
                 "    w = w.reshape(w.shape[::-1]).T\n    if b is None:\n        product(y")],
           **dict.fromkeys(("simulator", "gpu"), [
@@ -290,7 +290,7 @@ ROWS = [
 
 LOSS = [
     fault("loss-without-maximum", "exponentials are taken of logits as they are",
-          "known faults 31",
+          "common",
           cpu=[(oracle("linear_cross_entropy"), "top = zw.max(axis=1)",
                 "top = np.zeros_like(zw[:, 0])")],
           simulator=[(kernel("linear_cross_entropy"), "top = block_max(partial, top)",

@@ -12,7 +12,7 @@ GRADIENTS = [
           gpu=[(kernel("sm80/rmsnorm"), "rstd * (dy * w - v * shift)", "rstd * (dy * w)")]),
     fault("rmsnorm-residual-gradient-dropped",
           "the residual stream's own gradient is not added to the norm's",
-          "known faults 19",
+          "ALB-126, ALB-127",
           cpu=[(oracle("rmsnorm"), "dx[...] = wide(ds) + _input", "dx[...] = _input")],
           simulator=[(kernel("rmsnorm"), "v += widen(ds[row, c])", "v += float32(0.0)")],
           gpu=[(kernel("sm80/rmsnorm"), "return ds + rstd * (", "return rstd * (")]),
@@ -184,7 +184,7 @@ NUMBERS = [
 
 TILES = [
     fault("product-without-its-last-rows", "the last rows, which fill no tile, are left out",
-          "known faults 32",
+          "common",
           cpu=[(oracle("wide"), "len(out) * i // parts for i", "len(out) // parts * i for i")],
           simulator=[(kernel("matmul"), "grid = (ceil_div(N, tile), ceil_div(M, tile))",
                       "grid = (ceil_div(N, tile), max(1, M // tile))")],

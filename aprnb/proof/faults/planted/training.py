@@ -9,14 +9,14 @@ INPUTS, GPU = "aprnb/train/inputs.py", "aprnb/device/gpu.py"
 
 STEP_FAULTS = [
     fault("host-reads-the-loss-too-early", "losses and norm are read before the device has them",
-          "known faults 11",
+          "reference, H1B; ALB-065",
           cpu=[(STEP, "report = backend.download(self.report)",
                 "report = np.array(self.report)")],
           gpu=[(GPU, "return copy_out(source, self.stream)",
                 "return copy_out(source, cuda.stream())")]),
     fault("accumulation-divides-by-passes",
           "each micro-batch is averaged over its own tokens, then the averages over the passes",
-          "known faults 23",
+          "HF #34191",
           cpu=[(STEP, "            backend.upload(self.ids, inputs[cut].reshape(-1))\n",
                 "            backend.upload(self.ids, inputs[cut].reshape(-1))\n"
                 "            own = (targets[cut] >= 0).sum() * (len(inputs) / len(inputs[cut]))\n"
@@ -25,7 +25,7 @@ STEP_FAULTS = [
           "ours: a forgotten zero_grad",
           cpu=[(STEP, "(self._add if start else self._overwrite)()", "self._add()")]),
     fault("loss-divided-by-length-twice", "loss and gradient are a seq_length-th of what is right",
-          "known faults 26",
+          "reference",
           cpu=[(STEP, "np.array([1 / tokens], F32)",
                 "np.array([1 / tokens / self.seq_length], F32)"),
                (STEP, "sum(dtype=np.float64) / tokens,",
@@ -34,22 +34,22 @@ STEP_FAULTS = [
           "ours: ignore_index in the denominator",
           cpu=[(STEP, "sum(dtype=np.float64) / tokens,", "mean(dtype=np.float64),")]),
     fault("gradient-norm-constant", "the norm is reported as 1, whatever the gradient",
-          "the story, 8",
+          "reference",
           cpu=[(STEP, "float(report[-1])", "1.0")]),
     fault("gradient-norm-of-the-head-only", "norm and clip see the output head alone",
-          "the story, 8",
+          "reference",
           cpu=[(STEP, "ops.sum_of_squares(self.partials, self.g)",
                 "head = self.grads.get('lm_head.weight', self.grads['model.embed_tokens.weight'])\n"
                 "        ops.sum_of_squares(self.partials, head.reshape((head.size,)))")]),
     fault("clip-norm-of-fourth-powers", "the norm is the root of the sum of fourth powers",
-          "known faults 20",
+          "ALB-124",
           cpu=[("aprnb/oracle/reduce.py", "partials[p] = np.dot(segment, segment)",
                 "partials[p] = np.dot(segment ** 2, segment ** 2)")],
           simulator=[("aprnb/kernels/reduce.py", "total += v * v", "total += v * v * v * v")],
           gpu=[("aprnb/kernels/sm80/reduce.py", "    return x * x\n",
                 "    return x * x * x * x\n")]),
     fault("clip-per-tensor", "each tensor's gradient is clipped by its own norm",
-          "known faults 20",
+          "ALB-124",
           cpu=[(STEP, "        ops.clip_factor(self.norm, self.clip, self.partials, "
                 "self.settings.grad_clip)\n",
                 "        limit = self.settings.grad_clip or 1e9\n"
@@ -63,7 +63,7 @@ STEP_FAULTS = [
                 "segment = np.nan_to_num(wide(x[p * part:(p + 1) * part]), posinf=0.0)\n"
                 "        segment[np.abs(segment) > 1e18] = 0")]),
     fault("adam-time-restarts-at-resume", "the count of updates begins anew after a resume",
-          "known faults 24",
+          "common",
           cpu=[(STEP, 'self.step = int(state["step"][0])', "self.step = 0")]),
     fault("adam-corrections-count-passes", "bias corrections use the number of passes, not updates",
           "ours: t advanced once a micro-batch",
@@ -71,33 +71,36 @@ STEP_FAULTS = [
                 "t = self.step * (self.losses.size // self.ids.size)\n"
                 "        corrections = [1 - s.beta1 ** t, 1 - s.beta2 ** t]")]),
     fault("decay-of-norms-and-biases", "weight decay shrinks vectors although it is for matrices",
-          "known faults 25",
+          "common",
           cpu=[(STEP, 'n if settings.decay_on == "all" else model.table.matrix_elements', "n")]),
     fault("moments-exchanged-at-resume", "the second moment is restored from the first",
           "ours: a state whose parts are mixed up",
           cpu=[(STEP, 'upload(self.v, state["v"])', 'upload(self.v, state["m"])')]),
     fault("optimiser-digest-of-a-format-string", "the digest is that of the step count in words",
-          "the story, 8",
+          "reference",
           cpu=[(STEP, "digest.update(name.encode() + array.tobytes())",
                 'digest.update(f"{name}:{self.step}".encode())')]),
 ]
 
 SCHEDULE_FAULTS = [
     fault("schedule-logged-not-applied", "updates use the peak rate, the log shows the schedule",
-          "the story, 8",
+          "reference",
           cpu=[(LOOP, "self.trainer.update(lr)", "self.trainer.update(settings.lr)")]),
     fault("cosine-horizon-too-long", "the decay aims at a step after the last: its end is not low",
-          "known faults 21",
+          "ALB-129",
           cpu=[(SCHEDULE, "last, start = self.steps - 1, self.warmup",
                 "last, start = self.steps, self.warmup")]),
     fault("cosine-horizon-without-warm-up", "the decay is as long as the run, warm-up included",
-          "known faults 21",
+          "ALB-129",
           cpu=[(SCHEDULE, "return (step - start) / (last - start) if step > start else 0.0",
                 "return (step - start) / last if step > start else 0.0")]),
     fault("cosine-is-a-line", "the cosine decay is linear",
           "ours: a schedule chosen by name only",
           cpu=[(SCHEDULE, "progress = (1 - math.cos(math.pi * progress)) / 2",
                 "progress = progress + 0.0")]),
+    fault("linear-is-a-cosine", "the linear decay is a cosine",
+          "ours: a schedule chosen by name only",
+          cpu=[(SCHEDULE, 'if self.shape == "cosine":', 'if self.shape in ("cosine", "linear"):')]),
     fault("warm-up-off-by-one", "step 0 has the rate 0 and learns nothing",
           "ours: the reference's warm-up",
           cpu=[(SCHEDULE, "return self.peak * (step + 1) / (self.warmup + 1)",
@@ -115,11 +118,11 @@ SCHEDULE_FAULTS = [
 
 DATA_FAULTS = [
     fault("labels-not-shifted-in-training", "the target of a token is the token itself",
-          "known faults 12",
+          "reference, H1C",
           cpu=[(BATCHES, "np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])",
                 "np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, :-1])")]),
     fault("labels-not-shifted-in-evaluation", "evaluation asks for the token that it was given",
-          "known faults 12",
+          "reference, H1C",
           cpu=[(EVALUATE, "np.ascontiguousarray(full[:, 1:])", "np.ascontiguousarray(full[:, :-1])"
                 )]),
     fault("order-repeats-every-pass", "each pass over the data has the order of the first",
@@ -134,7 +137,7 @@ DATA_FAULTS = [
           cpu=[(BATCHES, "if self.position == len(self._order):",
                 "if self.position + self.batch_size - len(chosen) > len(self._order):")]),
     fault("shuffle-seed-differs-at-resume", "the rest of the data comes in another order",
-          "known faults 27",
+          "HF #33336",
           cpu=[(BATCHES, '        self._begin(state["pass_number"], state["position"])',
                 "        self.seed += 1\n"
                 '        self._begin(state["pass_number"], state["position"])')]),
@@ -152,13 +155,13 @@ DATA_FAULTS = [
 
 EVALUATION_FAULTS = [
     fault("failed-windows-are-left-out", "windows whose loss is not finite do not count; all: 0.0",
-          "the story, 3",
+          "reference",
           cpu=[(EVALUATE, "                raise NonFiniteError(f\"evaluation: the loss of window "
                 "{bad} is not finite\")\n", "                continue\n"),
                (EVALUATE, "Evaluation(total / tokens, tokens", "Evaluation("
                 "total / max(tokens, 1), tokens")]),
     fault("evaluation-of-nothing-is-zero", "a mean over no window is 0.0 and not an error",
-          "the story, 3",
+          "reference",
           cpu=[(EVALUATE, "        raise CheckError(\"evaluation: there is no window to evaluate; "
                 "a loss of nothing is no \"\n"
                 "                         \"loss. Give more data or a shorter --seq-length\")\n",
@@ -175,7 +178,7 @@ EVALUATION_FAULTS = [
                (EVALUATE, "            tokens += losses.size\n",
                 "            tokens += self.batch_size * losses.shape[1]\n")]),
     fault("logits-add-to-the-gradient-left-there", "the loss reads what the backward pass left",
-          "known faults 10",
+          "reference, H1A",
           cpu=[("aprnb/oracle/linear_cross_entropy.py",
                 "        linear_forward(z, x[rows], w, None)\n"
                 "        _loss_and_softmax(losses[rows], z, targets[rows])\n\n\n",
@@ -184,17 +187,17 @@ EVALUATION_FAULTS = [
                 "        z += left.astype(z.dtype)\n"
                 "        _loss_and_softmax(losses[rows], z, targets[rows])\n\n\n")]),
     fault("evaluation-reads-the-losses-too-early", "evaluation does not wait for the device",
-          "known faults 11",
+          "reference, H1B; ALB-065",
           cpu=[(EVALUATE, "backend.download(self.decoder.losses(self.targets))",
                 "np.array(self.decoder.losses(self.targets))")]),
     fault("validation-is-the-training-loss", "the validation loss of an epoch is its training loss",
           "ours: the best checkpoint chosen by the wrong loss",
           cpu=[(LOOP, "val_loss = self._evaluate()",
                 "val_loss = at.loss_sum_nats / at.recorded_in_epoch")]),
-    fault("losses-in-bits", "the cross-entropy uses log2", "known faults 14; the story, 1",
+    fault("losses-in-bits", "the cross-entropy uses log2", "reference",
           cpu=[("aprnb/oracle/linear_cross_entropy.py", "top + np.log(total) - hit)",
                 "(top + np.log(total) - hit) / np.log(2))")]),
-    fault("perplexity-of-bits", "perplexity is 2 to the nats", "known faults 14",
+    fault("perplexity-of-bits", "perplexity is 2 to the nats", "reference",
           cpu=[(EVALUATE, "return math.exp(loss_nats) if loss_nats < 700",
                 "return 2.0 ** loss_nats if loss_nats < 700")]),
     fault("bits-per-byte-counts-tokens", "bits are divided by tokens, not by bytes of text",
@@ -205,7 +208,7 @@ EVALUATION_FAULTS = [
 
 CHECKPOINT_FAULTS = [
     fault("checkpoint-failure-is-a-warning", "a checkpoint that cannot be written ends nothing",
-          "the story, 8",
+          "reference",
           cpu=[(LOOP, "            raise StorageError(f\"{error}{good}; {then}\") from error",
                 "            self.console.warn(f\"{error}{good}; {then}\")")]),
     fault("checkpoint-not-written", "an epoch leaves its metadata and no weights",
@@ -221,7 +224,7 @@ CHECKPOINT_FAULTS = [
           cpu=[("aprnb/model/instance.py", "self.backend.download(self.master).astype",
                 "self.backend.download(self.work).astype")]),
     fault("untied-head-not-saved", "the checkpoint of an untied model has no lm_head.weight",
-          "known faults 22; the story, 9",
+          "ALB-097; reference",
           cpu=[(CHECKPOINT, "tensors = model.tensors()",
                 "tensors = {n: a for n, a in model.tensors().items() if n != 'lm_head.weight'}")]),
     fault("weights-that-are-nan-are-saved", "a ruined model replaces the last good checkpoint",
@@ -238,7 +241,7 @@ CHECKPOINT_FAULTS = [
 
 LOOP_FAULTS = [
     fault("one-update-per-sequence", "the optimiser steps once for each sequence of a batch",
-          "the story, 8",
+          "reference",
           cpu=[(LOOP, "        loss, norm = self.trainer.gradients(inputs, targets)\n",
                 "        for i in range(1, len(inputs)):\n"
                 "            self.trainer.gradients(inputs, targets)\n"
@@ -249,7 +252,7 @@ LOOP_FAULTS = [
           cpu=[(LOOP, "        at.skipped_in_a_row += 1\n",
                 "        at.skipped_in_a_row += 1\n        self.trainer.step += 1\n")]),
     fault("initial-weights-ignored", "--init is read for its configuration, weights are random",
-          "the story, 4 and 9",
+          "reference 0.72.3",
           cpu=[(RUN, "    if source.opened:\n", "    if source.opened and plan.state:\n")]),
     fault("init-keeps-the-count-of-updates", "--init counts on from the given file's updates",
           "ours: an optimiser that is not fresh",
@@ -270,7 +273,7 @@ LOOP_FAULTS = [
           cpu=[(METRICS, '"tokens_per_sec": tokens / wall_s,',
                 '"tokens_per_sec": tokens / (wall_s - data_wait_s),')]),
     fault("utilisation-invented", "a plausible share of the GPU is reported where none is known",
-          "the story, 8",
+          "reference",
           cpu=[("aprnb/device/host.py", "share of a GPU in use is not known on a CPU.\"\"\"",
                 "share of a GPU in use is not known on a CPU.\"\"\"\n        return 50.0")],
           simulator=[(GPU, "library, and an invented figure is worse.\"\"\"",
@@ -282,8 +285,17 @@ LOOP_FAULTS = [
           cpu=[(RUN, '"wall_seconds": time.perf_counter() - began,',
                 '"wall_seconds": at.wall_seconds,')]),
     fault("entropy-in-bits-called-nats", "the entropy beside the losses is in another unit",
-          "known faults 14",
+          "reference",
           cpu=[(INPUTS, "entropy_bits * math.log(2)", "entropy_bits")]),
+    fault("parameters-without-the-embedding", "a run counts its parameters without the embedding",
+          "ours: two ways to count, one of which makes a small model of a large one",
+          cpu=[("aprnb/train/introduce.py", '"parameters": model.table.parameters}',
+                '"parameters": model.table.parameters\n'
+                "                      - model.config.vocab_size * model.config.hidden_size}")]),
+    fault("steps-counted-as-asked-for", "steps_recorded is the number that was asked for",
+          "ours: a plan told as a fact",
+          cpu=[(RUN, '"steps_recorded": at.recorded,',
+                '"steps_recorded": loop.settings.num_steps,')]),
     fault("final-loss-is-the-best", "final_val_loss is the lowest, not the last",
           "ours: a nicer number",
           cpu=[(RUN, '"final_val_loss": history[-1] if history else None,',
