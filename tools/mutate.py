@@ -35,7 +35,7 @@ TARGETS = {  # files that carry promises: tests that judge them, in turn
     "formats/atomic": "atomic import_export",
     "formats/convert": "import_export hostile_texts files_cli",
     "formats/dtype_evidence": "dtype_evidence tensor_stats",
-    "formats/model_file": "import_export tensor_stats reference_files hostile_texts checkpoint",
+    "formats/model_file": "model_file import_export tensor_stats",
     "formats/names": "names import_export reference_files",
     "formats/quant": "quant reference_files",
     "formats/safetensors": "safetensors import_export hostile_texts",
