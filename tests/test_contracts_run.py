@@ -13,6 +13,7 @@ import small_checkout as small
 from runs import refused
 
 from aprnb.proof.contracts.contract import Binding, Contract, Falsifier, Value
+from aprnb.proof.faults.ledger import digest_of_tests
 from aprnb.proof.observe import Observation, run_tests
 from aprnb.proof.verdicts.status import Proven, proven, read_evidence, supported_status
 from aprnb.proof.verdicts.verdict import judge, read_value
@@ -48,8 +49,9 @@ def told(tmp_path_factory):
     small.contract(root, "small-v1", *((*entry[:3],) for entry in SMALL))
     small.contract(root, "good-v1", ("test_passes", "cpu", {}), ("test_reports", "cpu", LOSS))
     small.contract(root, "far-v1", ("test_passes", "cpu", {}), ("test_on_a_gpu", "gpu", {}))
+    digest = digest_of_tests(root, ["tests/test_small.py::test_passes"])
     (root / "contracts/seen-red.json").write_text(json.dumps({"falsifiers": {
-        "FALSIFY-GOOD-V1-001": {"digest": "", "red": {"wrong-code": "tests/x.py:1"}}}}))
+        "FALSIFY-GOOD-V1-001": {"digest": digest, "red": {"wrong-code": "tests/x.py:1"}}}}))
     return root, small.contracts(root, "run", "--run-dir", base / "run", "--output", "evidence",
                                  "--name", "first", "--commit", small.COMMIT, "--json")
 
@@ -169,6 +171,15 @@ def test_only_fault_looked_for_and_refuted_is_falsified(house):
             "open: FALSIFY-GOOD-V1-002 (cpu) was not seen red with it |"
             ) in (house[0] / "evidence/second/README.md").read_text()
     assert (house[0] / "evidence/second/output.txt").read_text().strip().endswith("s")
+
+
+def test_a_test_that_changed_since_it_was_seen_red_refutes_nothing(house):
+    (house[0] / "tests/test_small.py").write_text(small.TESTS.replace("assert True", "assert 1"))
+    result = small.contracts(house[0], "run", "contracts/good-v1.yaml", "--output",
+                             "evidence/second", "--commit", small.COMMIT)
+    assert result.returncode == 0
+    assert ("| `wrong-code`: a missing file ends with 4 | OPEN | open: FALSIFY-GOOD-V1-001 (cpu) "
+            "was not seen red with it;") in (house[0] / "evidence/second/README.md").read_text()
 
 
 def test_a_process_that_dies_turns_red_what_it_did_not_say(house):

@@ -13,19 +13,20 @@ MOST_FINDINGS = 100  # of one file
 
 
 def check_all(documents):
-    """Findings of Documents, each alone and all together, by path and line."""
-    return sorted([finding for document in documents for finding in check(document)]
+    """Findings of Documents, each alone and all together, by path and line.
+
+    Errors: NotFoundError outside a checkout.
+    """
+    checkout, faults = find_checkout(), registry()
+    return sorted([f for document in documents for f in check(document, checkout, faults)]
                   + list(_shared_ids(documents)))
 
 
-def check(document, checkout=None, faults=None):
-    """Findings of one Document, by line; at most MOST_FINDINGS, the last of which then says so.
+def check(document, checkout, faults):
+    """Findings of one Document, by line; at most MOST_FINDINGS, and then one that says so.
 
-    checkout: the folder that holds tests/ (default: this one);  faults: id -> Fault (default: the
-    registry).
+    checkout: the folder that holds tests/;  faults: the registry, id -> Fault.
     """
-    checkout = find_checkout() if checkout is None else checkout
-    faults = registry() if faults is None else faults
     found = list(islice(_breaches(document, checkout, faults), MOST_FINDINGS + 1))
     if len(found) > MOST_FINDINGS:
         found[-1] = (1, "APRNB-002", f"more than {MOST_FINDINGS} findings; the rest is not shown")

@@ -87,8 +87,8 @@ def _ledger(document):
         return ""
     rows = []
     for one in document["verdicts"]:
-        bounds, before = one["bounds"] or {}, one["before"]
-        rows.append((one["falsifier"], one["hardware"], before["verdict"] if before else "NOT-RUN",
+        bounds = one["bounds"] or {}
+        rows.append((one["falsifier"], one["hardware"], one["before"]["verdict"],
                      f"**{one['verdict']}**", _with_unit(one["value"], bounds),
                      _span(bounds.get("lower"), bounds.get("upper")),
                      _span(*(bounds.get("plausible") or (None, None))), one["reason"]))
@@ -108,7 +108,8 @@ def _hypotheses(document):
 
 
 def _state(id, looked):
-    """(state, by which falsifiers). Only one that was seen red with the fault can refute it."""
+    """(state, by which falsifiers). Only one that was seen red with the fault, by the tests as they
+    are, can refute it."""
     red = [one for one in looked if one["verdict"] == "RED"]
     refuted = [one for one in looked if one["verdict"] == "DISCHARGED" and id in one["seen_red"]]
     word = "OPEN-suspected" if red else "FALSIFIED" if refuted else "OPEN"

@@ -21,6 +21,14 @@ def read_ledger(root):
     return json.loads(path.read_text())["falsifiers"] if path.exists() else {}
 
 
+def seen_red(root, falsifier, ledger):
+    """Ids of its faults with which a falsifier's tests, as they stand now, were seen red."""
+    entry = ledger.get(falsifier.id)
+    if entry is None or entry["digest"] != digest_of_tests(root, falsifier.binding.tests):
+        return set()
+    return set(entry["red"]) & set(falsifier.binding.faults)
+
+
 def write_ledger(root, falsifiers):
     """Replace the ledger; its order does not depend on the order of the trials."""
     path = Path(root) / NAME

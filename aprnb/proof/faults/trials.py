@@ -153,8 +153,8 @@ def record(checkout, trials, results, every):
 
     every: all trials were run, so entries of falsifiers that are no more are dropped.
     """
-    entries = {} if every else read_ledger(checkout)
     before = read_ledger(checkout)
+    entries = {} if every else dict(before)
     for trial, result in zip(trials, _in_order(trials, results)):
         if result.skipped and trial.falsifier.id in before:
             entries[trial.falsifier.id] = before[trial.falsifier.id]

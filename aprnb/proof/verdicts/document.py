@@ -9,7 +9,7 @@ from dataclasses import asdict
 from ..contracts.contract import Binding, Value
 from ..evidence.origin import digests, machine, now
 from ..faults.fault import registry
-from ..faults.ledger import read_ledger
+from ..faults.ledger import read_ledger, seen_red
 from ..observe import SELECTION, Observation
 from .verdict import BAD, NOT_RUN, Verdict, finite, judge, run_file
 
@@ -22,9 +22,10 @@ def document(examined, root, where, argv, run_dir, run, known):
     examined: of examine();  where: origin();  run_dir, run: folder of a training run, and its
     {"folder", "device"}, or None;  known: status.proven(), what stood until now.
     """
-    seen_red, devices, titles = read_ledger(root), _devices(run), registry()
+    ledger, devices, titles = read_ledger(root), _devices(run), registry()
     rows = [_row(one) | {
-        "inputs": _inputs(one, root, run_dir), "seen_red": _seen_red(one.falsifier, seen_red),
+        "inputs": _inputs(one, root, run_dir),
+        "seen_red": sorted(seen_red(root, one.falsifier, ledger)),
         "device": devices["run" if one.falsifier.binding.run and run else
                           one.falsifier.binding.hardware],
         "commit": where["commit"], "before": _before(known[one.falsifier.id])} for one in examined]
@@ -95,12 +96,6 @@ def _inputs(one, root, run_dir):
     if binding.run and run_dir:
         files.add(run_file(run_dir, binding.run))
     return digests([one.contract.path, *sorted(files)], root)
-
-
-def _seen_red(falsifier, ledger):
-    """Those of its faults with which it was seen red."""
-    red = ledger.get(falsifier.id, {}).get("red", {})
-    return sorted(set(red) & set(falsifier.binding.faults))
 
 
 def _devices(run):
