@@ -184,12 +184,15 @@ def test_a_test_that_changed_since_it_was_seen_red_refutes_nothing(house):
 
 def test_a_process_that_dies_turns_red_what_it_did_not_say(house):
     (house[0] / "tests/test_small.py").write_text(
-        small.TESTS + "\ndef test_dies():\n    import os\n    os._exit(9)\n")
-    small.contract(house[0], "dead-v1", ("test_passes", "cpu", {}), ("test_dies", "cpu", {}))
+        small.TESTS + "\ndef test_dies():\n    import os\n    os._exit(9)\n"
+                      "\ndef test_comes_later():\n    pass\n")
+    small.contract(house[0], "dead-v1", ("test_comes_later", "cpu", {}), ("test_dies", "cpu", {}),
+                   ("test_passes", "cpu", {}))
     result = small.contracts(house[0], "run", "contracts/dead-v1.yaml", "--json")
     rows = verdicts(json.loads(result.stdout))
-    assert [row["verdict"] for row in rows.values()] == ["RED", "RED"]
-    assert "pytest ended with 9" in rows["FALSIFY-DEAD-V1-002"]["reason"]
+    assert [row["verdict"] for row in rows.values()] == ["RED", "RED", "DISCHARGED"]
+    for name in ("FALSIFY-DEAD-V1-001", "FALSIFY-DEAD-V1-002"):
+        assert rows[name]["reason"] == "the process ended with 9 in tests/test_small.py::test_dies"
 
 
 def test_a_file_that_cannot_be_read_turns_red_with_the_reason(house):
@@ -403,6 +406,15 @@ BINDING = Binding(("tests/a.py::t",), (), "cpu",
 def test_a_number_is_judged_on_both_sides(number, word):
     seen = [Observation("tests/a.py::t", "passed", properties={"first_loss": number})]
     assert judge(BINDING, seen).word == word
+
+
+@pytest.mark.parametrize("number, text", [
+    (9.0, "9"), (8.3500001, "8.3500001"), (0.04999999999, "0.04999999999"),
+    (9.123456789, "9.12346"), (1234567, "1234567")])
+def test_a_number_is_told_from_the_bound_that_it_misses(number, text):
+    seen = [Observation("tests/a.py::t", "passed", properties={"first_loss": number})]
+    assert judge(BINDING, seen).reason == (f"first_loss {text} nats is outside its gate 0.05 to "
+                                           "8.35")
 
 
 def test_the_worst_of_several_numbers_counts():

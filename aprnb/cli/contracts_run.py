@@ -85,9 +85,11 @@ def _verdicts(told):
 
 
 def _value(row):
-    bounds, value = row["bounds"], row["value"]
-    return (f"{bounds['quantity']} {value:.6g} {bounds['unit']}, gate {bounds['lower']:g} to "
-            f"{bounds['upper']:g}")
+    from ..proof.verdicts.verdict import digits
+    bounds = row["bounds"]
+    value = digits(row["value"], (bounds["lower"], bounds["upper"]))
+    return (f"{bounds['quantity']} {value} {bounds['unit']}, gate {bounds['lower']} to "
+            f"{bounds['upper']}")
 
 
 def _counted(counts):

@@ -78,11 +78,10 @@ def run(ids, every, record, workers, as_json):
     from ..proof.faults.ledger import read_ledger
     if every == bool(ids):
         raise UsageError("faults run: name faults, or give --all")
-    root = checkout()
-    todo = trial.all_trials(load_contracts(), registry(), ids)
-    results = []
-    for result in trial.run_trials(root, todo, unusable(), workers,
-                                   None if record else read_ledger(root)):
+    root, results = checkout(), []
+    ledger = None if record else read_ledger(root)
+    todo = trial.all_trials(load_contracts(), registry(), ids, ledger)
+    for result in trial.run_trials(root, todo, unusable(), workers, ledger):
         results.append(result)
         click.echo(_line(result), err=as_json)
     if record:
@@ -97,6 +96,6 @@ def run(ids, every, record, workers, as_json):
 
 
 def _line(r):
-    word, say = (("skip", r.skipped) if r.skipped else ("BAD ", r.problem) if r.problem
+    word, say = (("BAD ", r.problem) if r.problem else ("skip", r.skipped) if r.skipped
                  else ("red ", r.red_with))
     return f"{word} {r.id:<34} {r.hardware:<9} {r.falsifier}: {say}"

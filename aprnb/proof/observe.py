@@ -11,6 +11,8 @@ from .paths import shorten
 
 PLUGIN = "aprnb.proof.observer"
 WHERE = "APRNB_OBSERVATIONS"  # environment: the file that the plugin writes
+WANTED = "APRNB_WANTED"  # environment: the nodes that it keeps, one a line
+NOW = ".now"  # behind the name of the file that it writes: one with the test that runs
 SELECTION = {"cpu": "not sim and not gpu", "simulator": "sim", "gpu": "gpu"}
 NO_TESTS = 5  # exit code of pytest
 
@@ -43,33 +45,48 @@ def run_tests(root, nodes, hardware, timeout, log=None):
 
     root: the checkout;  hardware: cpu, simulator or gpu;  timeout: seconds for all of them;
     log: text file that gets what pytest printed.
-    A process that ends in any other way than with a report is one observation, an error.
+    Whole files are collected, so that a node which is not there, or a file that cannot be read,
+    stops no other. A process that ends in any other way than with a report is one observation, an
+    error, of the test that ran.
     """
     with tempfile.TemporaryDirectory(prefix="aprnb-observe-") as folder:
         report = Path(folder) / "observations.jsonl"
         env = os.environ | {
-            WHERE: str(report), "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1",
+            WHERE: str(report), WANTED: "\n".join(nodes),
+            "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1",
             "PYTEST_ADDOPTS": "",  # nobody's -k or -x decides what is observed
             "NUMBA_ENABLE_CUDASIM": "1" if hardware == "simulator" else "0"}
+        # a conftest.py above tests/ could soften them, and no digest knows of it
         command = [sys.executable, "-m", "pytest", "-q", "-p", PLUGIN, "-p", "no:cacheprovider",
-                   "-m", SELECTION[hardware], *nodes]
+                   "--continue-on-collection-errors", "--confcutdir=tests",
+                   "-m", SELECTION[hardware], *sorted({n.partition("::")[0] for n in nodes})]
         try:
             done = subprocess.run(command, cwd=root, env=env, timeout=timeout,
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                   errors="replace")
         except subprocess.TimeoutExpired as late:
             _tell(log, (late.stdout or b"").decode(errors="replace"))
-            return [*_read(report, root), Observation(" ".join(nodes), "error",
-                                                      f"not done after {timeout} s")]
+            return [*_read(report, root), _ended(report, nodes, f"not done after {timeout} s")]
         _tell(log, done.stdout)
         seen = _read(report, root)
-        if done.returncode == NO_TESTS:
-            seen.append(Observation(" ".join(nodes), "error", f"none of them runs on {hardware}"))
-        elif done.returncode not in (0, 1) and not any(o.outcome == "error" for o in seen):
+        if _running(report):
+            seen.append(_ended(report, nodes, f"the process ended with {done.returncode}"))
+        elif done.returncode not in (0, 1, NO_TESTS):
             last = (done.stdout.strip().splitlines() or [""])[-1]
-            seen.append(Observation(" ".join(nodes), "error",
-                                    f"pytest ended with {done.returncode}: {shorten(last, root)}"))
+            seen.append(_ended(report, nodes, f"pytest ended with {done.returncode}: "
+                                              f"{shorten(last, root)}"))
         return seen
+
+
+def _running(report):
+    """The test that has begun and not ended; "" if none has."""
+    file = report.with_name(report.name + NOW)
+    return file.read_text() if file.exists() else ""
+
+
+def _ended(report, nodes, how):
+    during = _running(report)
+    return Observation(during or " ".join(nodes), "error", f"{how} in {during}" if during else how)
 
 
 def _tell(log, text):

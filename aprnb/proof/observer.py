@@ -7,9 +7,10 @@ import pytest
 
 import aprnb
 from aprnb.errors import AprnbError
-from aprnb.proof.observe import WHERE
+from aprnb.proof.observe import NOW, WANTED, WHERE
 
 JUDGEMENTS = AssertionError, pytest.fail.Exception, AprnbError
+MOST = 1000  # characters of what a test says
 
 _seen = {}  # node -> what its phases have said so far
 
@@ -18,6 +19,29 @@ def pytest_configure(config):
     judged = Path(aprnb.__file__).resolve()
     if not judged.is_relative_to(Path(config.rootpath).resolve()):
         raise pytest.UsageError(f"the tests of {config.rootpath} would judge {judged}")
+
+
+def pytest_collection_modifyitems(config, items):
+    wanted = os.environ[WANTED].splitlines()
+    kept = [item for item in items if any(_is_of(item.nodeid, node) for node in wanted)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+def _is_of(name, node):
+    return name == node or name.startswith((f"{node}[", f"{node}::"))
+
+
+def pytest_runtest_logstart(nodeid):
+    _now(nodeid)
+
+
+def pytest_runtest_logfinish():
+    _now("")
+
+
+def _now(node):
+    Path(os.environ[WHERE] + NOW).write_text(node)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -34,14 +58,27 @@ def pytest_runtest_logreport(report):
     seen = _seen.setdefault(report.nodeid, {"node": report.nodeid, "outcome": "passed",
                                             "seconds": 0.0})
     seen["seconds"] += report.duration
-    seen["properties"] = dict(report.user_properties)
+    seen["properties"] = _properties(report)
     if report.skipped:
         seen |= {"outcome": "skipped", "reason": _skip_reason(report)}
     elif report.failed and seen["outcome"] in ("passed", "skipped"):
-        seen |= {"outcome": "failed" if report.when == "call" else "error", "judged": report.judged,
-                 "reason": report.says, "where": report.where}
+        seen |= {"outcome": "failed" if report.when == "call" else "error", **_failure(report)}
     if report.when == "teardown":
         _write(_seen.pop(report.nodeid))
+
+
+def _properties(report):
+    """Name -> what a test reported; if it did so more than once all of it, which is no number."""
+    said = {}
+    for name, value in report.user_properties:
+        said.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else str(values) for name, values in said.items()}
+
+
+def _failure(report):
+    if not hasattr(report, "says"):  # failed without an exception: it was to fail, and passes
+        return {"reason": str(report.longrepr)}
+    return {"judged": report.judged, "reason": report.says, "where": report.where}
 
 
 def pytest_collectreport(report):
@@ -52,12 +89,18 @@ def pytest_collectreport(report):
 
 def _write(seen):
     with open(os.environ[WHERE], "a", encoding="utf-8") as out:
-        out.write(json.dumps(seen, default=float) + "\n")
+        out.write(json.dumps(seen, default=_plain) + "\n")
+
+
+def _plain(value):
+    """JSON of what json does not know, such as a number of NumPy."""
+    return float(value) if hasattr(value, "__float__") else repr(value)
 
 
 def _first_line(error):
-    lines = str(error.value).strip().splitlines()
-    return f"{error.type.__name__}: {lines[0] if lines else ''}".rstrip(": ")
+    """Type and first line of an exception, of one too that cannot say what it is."""
+    lines = error.exconly().partition(": ")[2].strip().splitlines()
+    return f"{error.type.__name__}: {lines[0][:MOST] if lines else ''}".rstrip(": ")
 
 
 def _place(error, root):
@@ -69,5 +112,7 @@ def _place(error, root):
 
 
 def _skip_reason(report):
+    if hasattr(report, "wasxfail"):
+        return f"it is expected to fail: {report.wasxfail}".rstrip(": ")
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     return reason.removeprefix("Skipped: ")

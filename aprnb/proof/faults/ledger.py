@@ -8,11 +8,13 @@ are not in it.
 import ast
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from ...formats.atomic import write_text
 
 NAME = "contracts/seen-red.json"
+NAMED = re.compile(r"\b(?:import|from) [\w., ]+|\w+\.py\b")  # in programs that a text holds too
 
 
 def read_ledger(root):
@@ -24,7 +26,7 @@ def read_ledger(root):
 def seen_red(root, falsifier, ledger):
     """Ids of its faults with which a falsifier's tests, as they stand now, were seen red."""
     entry = ledger.get(falsifier.id)
-    if entry is None or entry["digest"] != digest_of_tests(root, falsifier.binding.tests):
+    if entry is None or entry["digest"] != digest_of(root, falsifier):
         return set()
     return set(entry["red"]) & set(falsifier.binding.faults)
 
@@ -37,17 +39,27 @@ def write_ledger(root, falsifiers):
     write_text(path, text + "\n")
 
 
-def digest_of_tests(root, nodes):
+def digest_of(root, falsifier):
+    """What a ledger's entry must say, so that it is about the falsifier as it stands."""
+    return digest_of_tests(root, falsifier.binding.tests, falsifier.binding.value)
+
+
+def digest_of_tests(root, nodes, value=None):
     """SHA-256 of the test functions and of the code in tests/ that they can lean on: the rest of
-    their module without its other tests, the modules of tests/ it imports, conftest.py. Comments
-    and blank lines do not count."""
-    digest = hashlib.sha256()
+    their module without its other tests, the modules of tests/ that it imports or names,
+    conftest.py. Comments and blank lines do not count.
+
+    value: contract.Value, the gate of a number that the tests report: it judges too.
+    """
+    digest = hashlib.sha256(repr(value).encode() if value else b"")
     for node in sorted(nodes):
         file, _, name = node.partition("::")
         path = Path(root) / file
         digest.update(node.encode())
         digest.update(_module(path, keep=name.partition("[")[0]).encode())
-        for helper in sorted(_helpers(path, {path}) | {path.parent / "conftest.py"}):
+        conftest = path.parent / "conftest.py"
+        around = _helpers(conftest, _helpers(path, {path, conftest})) - {path}
+        for helper in sorted(around):
             digest.update(_code(helper.read_text().splitlines()).encode())
     return digest.hexdigest()
 
@@ -73,13 +85,12 @@ def _code(lines):
 
 
 def _helpers(path, seen):
-    """Files beside `path` that it imports, and those that they import."""
-    for item in ast.walk(ast.parse(path.read_text())):
-        names = ([alias.name for alias in item.names] if isinstance(item, ast.Import)
-                 else [item.module] if isinstance(item, ast.ImportFrom) and item.module else [])
-        for name in names:
-            helper = path.parent / f"{name.partition('.')[0]}.py"
+    """`seen` and, in it now, the files beside `path` that it imports or names, a program in a text
+    included, and those that they lean on."""
+    for words in NAMED.findall(path.read_text()):
+        for name in re.findall(r"\w+", words):
+            helper = path.parent / f"{name}.py"
             if helper.is_file() and helper not in seen:
                 seen.add(helper)
                 _helpers(helper, seen)
-    return seen - {path}
+    return seen

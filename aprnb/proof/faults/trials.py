@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...errors import CheckError, UsageError
 from ..hardware import SIDES
 from ..observe import run_tests
-from .ledger import digest_of_tests, read_ledger, write_ledger
+from .ledger import NAME, digest_of, read_ledger, write_ledger
 from .planting import Workshop
 
 GREEN_TIMEOUT, RED_TIMEOUT = 1200, 300  # seconds: all tests together; those of one falsifier
@@ -50,11 +50,13 @@ class Result:
     """Why it does not hold."""
 
 
-def all_trials(contracts, registry, wanted=()):
+def all_trials(contracts, registry, wanted=(), ledger=None):
     """Trials of the faults `wanted`, all if none is named, in the order of the registry.
 
-    contracts: valid ones, of load_contracts;  registry: id -> Fault.
-    Errors: UsageError for an unknown id; CheckError for a fault that no falsifier is bound to.
+    contracts: valid ones, of load_contracts;  registry: id -> Fault;  ledger: what was seen red
+    before, of which nothing may get lost when all trials are asked for.
+    Errors: UsageError for an unknown id; CheckError for a fault that no falsifier is bound to, and
+    for a falsifier of the ledger that no contract binds to its fault any more.
     """
     unknown = sorted(set(wanted) - set(registry))
     if unknown:
@@ -70,7 +72,19 @@ def all_trials(contracts, registry, wanted=()):
     if idle:
         raise CheckError(f"no falsifier of any contract is bound to {', '.join(idle)}: "
                          "a fault that nobody looks for")
-    return [trial for group in found.values() for trial in group]
+    trials = [trial for group in found.values() for trial in group]
+    if not wanted:
+        _refuse_lost(trials, ledger or {})
+    return trials
+
+
+def _refuse_lost(trials, ledger):
+    asked = {(trial.falsifier.id, trial.fault.id) for trial in trials}
+    for id, entry in ledger.items():
+        for fault in entry["red"]:
+            if (id, fault) not in asked:
+                raise CheckError(f"{NAME}: {id} was seen red with {fault}, and no contract binds "
+                                 "them any more; if that is meant, faults run --all --record")
 
 
 def run_trials(checkout, trials, unusable, workers, ledger=None):
@@ -81,7 +95,7 @@ def run_trials(checkout, trials, unusable, workers, ledger=None):
     """
     for trial in trials:
         if trial.hardware in unusable:
-            yield _result(trial, skipped=unusable[trial.hardware])
+            yield _skipped(checkout, trial, unusable[trial.hardware], ledger)
     todo = [trial for trial in trials if trial.hardware not in unusable]
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
         green = _green(checkout, todo, pool, workers)
@@ -108,11 +122,13 @@ def _one(checkout, trial, green, benches, ledger):
     without = [o for node in trial.tests for o in green[trial.hardware, node]]
     bad = next((o for o in without if o.outcome in ("failed", "error")), None)
     skipped = next((o for o in without if o.outcome == "skipped"), None)
-    if bad or not without:
-        say = f"{bad.where} {bad.reason}" if bad else f"no test ran on {trial.hardware}"
+    idle = next((node for node in trial.tests if not green[trial.hardware, node]), None)
+    if bad or idle:
+        say = (f"{bad.where} {bad.reason}" if bad
+               else f"{idle}: no such test ran on {trial.hardware}")
         return _result(trial, green_without=False, problem=f"red without the fault: {say}")
     if skipped and all(o.outcome == "skipped" for o in without):
-        return _result(trial, skipped=skipped.reason)
+        return _skipped(checkout, trial, skipped.reason, ledger)
     shop = benches.get()
     try:
         with shop.planted(trial.fault.plants[trial.hardware]):
@@ -123,7 +139,7 @@ def _one(checkout, trial, green, benches, ledger):
         benches.put(shop)
     red, problem = _judge(seen)
     if not problem and ledger is not None:
-        problem = _changed(checkout, trial, ledger)
+        problem = _unseen(checkout, trial, ledger)
     return _result(trial, red_with=red, green_without=True, problem=problem)
 
 
@@ -138,32 +154,47 @@ def _judge(seen):
     return None, "green with the fault: the falsifier does not see it"
 
 
-def _changed(checkout, trial, ledger):
+def _skipped(checkout, trial, reason, ledger):
+    """Nothing was run; that its tests are no longer those that were recorded can be said."""
+    entry = (ledger or {}).get(trial.falsifier.id)
+    return _result(trial, skipped=reason,
+                   problem=_changed(checkout, trial, entry) if entry else "")
+
+
+def _unseen(checkout, trial, ledger):
+    """Why what the ledger says does not cover a trial; "" if it does."""
     entry = ledger.get(trial.falsifier.id)
     if entry is None or trial.fault.id not in entry["red"]:
         return "never recorded as seen red: aprnb faults run --record"
-    if entry["digest"] != digest_of_tests(checkout, trial.tests):
-        return ("its tests changed since they were seen red: read the change, then "
-                "aprnb faults run --record")
-    return ""
+    return _changed(checkout, trial, entry)
+
+
+def _changed(checkout, trial, entry):
+    if entry["digest"] == digest_of(checkout, trial.falsifier):
+        return ""
+    return ("its tests changed since they were seen red: read the change, then "
+            "aprnb faults run --record")
 
 
 def record(checkout, trials, results, every):
-    """Enter what was seen red into the ledger.
+    """Enter what was seen red into the ledger. Of a trial that was skipped the tests are entered,
+    and what they were seen to do before unless they changed.
 
     every: all trials were run, so entries of falsifiers that are no more are dropped.
     """
     before = read_ledger(checkout)
     entries = {} if every else dict(before)
     for trial, result in zip(trials, _in_order(trials, results)):
-        if result.skipped and trial.falsifier.id in before:
-            entries[trial.falsifier.id] = before[trial.falsifier.id]
-        elif result.red_with:
-            digest = digest_of_tests(checkout, trial.tests)
-            entry = entries.get(trial.falsifier.id)
-            if entry is None or entry["digest"] != digest:
-                entry = entries[trial.falsifier.id] = {"digest": digest, "red": {}}
-            entry["red"][trial.fault.id] = result.red_with
+        id, fault, digest = trial.falsifier.id, trial.fault.id, digest_of(checkout, trial.falsifier)
+        if entries.get(id, {}).get("digest") != digest:
+            entries[id] = {"digest": digest, "red": {}}
+        red = result.red_with
+        if result.skipped and before.get(id, {}).get("digest") == digest:
+            red = before[id]["red"].get(fault)
+        if red:
+            entries[id]["red"][fault] = red
+        else:
+            entries[id]["red"].pop(fault, None)
     write_ledger(checkout, entries)
 
 

@@ -50,7 +50,9 @@ def _nothing(binding, node, observations):
     """Why nothing is known of a node: what went wrong outside any test, or nobody asked for it."""
     around = [o for o in observations if o.outcome == "error" and not o.where]
     own = [o for o in around if o.node == node.partition("::")[0]]  # its file cannot be read
-    return (own + around)[0].reason if around else f"{node}: no such test ran on {binding.hardware}"
+    ended = [o for o in around if "::" in o.node]  # the process did, before it came to this test
+    return next((o.reason for o in own + ended),
+                f"{node}: no such test ran on {binding.hardware}")
 
 
 def _measured(binding, observations, run_dir):
@@ -86,15 +88,23 @@ def grade(value, number):
         return Verdict(RED, f"{value.quantity} is {number!r}, not a number", number)
     if not finite(number):
         return Verdict(RED, f"{value.quantity} is {number}, not finite", number)
-    said = f"{number:.6g}" if isinstance(number, float) else number
-    say = f"{value.quantity} {said} {value.unit}"
+    bounds = value.lower, value.upper, *(value.plausible or ())
+    say = f"{value.quantity} {digits(number, bounds)} {value.unit}"
     if not value.lower <= number <= value.upper:
-        return Verdict(RED, f"{say} is outside its gate {value.lower:g} to {value.upper:g}", number)
+        return Verdict(RED, f"{say} is outside its gate {value.lower} to {value.upper}", number)
     if value.plausible and not value.plausible[0] <= number <= value.plausible[1]:
         low, high = value.plausible
-        return Verdict(SUSPECT, f"{say} is inside its gate but not plausible, which is {low:g} to "
-                                f"{high:g}", number)
+        return Verdict(SUSPECT, f"{say} is inside its gate but not plausible, which is {low} to "
+                                f"{high}", number)
     return Verdict(DISCHARGED, "", number)
+
+
+def digits(number, bounds):
+    """A number in six digits, or in as many as tell it from its bounds."""
+    if isinstance(number, int):
+        return str(number)
+    texts = (f"{number:.{n}g}" for n in range(6, 18))
+    return next(t for t in texts if all((float(t) == b) == (number == b) for b in bounds))
 
 
 def finite(number):

@@ -1,0 +1,106 @@
+"""What bound tests did, as it is seen from outside: one that goes wrong takes no other with it."""
+import pytest
+import small_checkout as small
+
+from aprnb.proof.observe import run_tests
+
+FILE = "tests/test_small.py"
+MORE = '''
+import os
+
+def test_aborts():
+    os._exit(9)
+
+def test_leaves_without_a_word():
+    os._exit(0)
+
+def test_is_interrupted():
+    raise KeyboardInterrupt
+
+class Mute(Exception):
+    def __str__(self):
+        raise ValueError
+
+def test_cannot_say_what_it_is():
+    raise Mute
+
+def test_says_much():
+    assert False, "x" * 100_000
+
+@pytest.mark.xfail(strict=True)
+def test_was_to_fail():
+    pass
+
+@pytest.mark.xfail(reason="some day")
+def test_fails_as_expected():
+    assert False
+
+def test_reports_twice(record_property):
+    record_property("first_loss", 99.0)
+    record_property("first_loss", 1.0)
+
+def test_reports_what_is_no_number(record_property):
+    record_property("first_loss", {1 + 2j})
+'''
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    house = small.make(tmp_path_factory.mktemp("observed") / "house")
+    (house / FILE).write_text(small.TESTS + MORE)
+    (house / "tests/test_broken.py").write_text("import nonsense\n")
+    return house
+
+
+def observe(root, *names, hardware="cpu", timeout=100):
+    """Name of a test, or of what else was said, -> its observation."""
+    nodes = [name if "/" in name else f"{FILE}::{name}" for name in names]
+    return {o.node.removeprefix(f"{FILE}::"): o for o in run_tests(root, nodes, hardware, timeout)}
+
+
+def test_what_was_named_is_run_and_nothing_else(root):
+    seen = observe(root, "test_passes", "test_reports[2]", "test_is_skipped")
+    assert {name: o.outcome for name, o in seen.items()} == {
+        "test_passes": "passed", "test_reports[2]": "passed", "test_is_skipped": "skipped"}
+    assert set(observe(root, "test_reports")) == {f"test_reports[{n}]" for n in (1, 2, 3)}
+
+
+def test_what_is_not_there_stops_no_other(root):
+    seen = observe(root, "test_passes", "test_reports[7]", "test_is_no_more")
+    assert list(seen) == ["test_passes"]
+    assert observe(root, "test_in_the_simulator") == {}
+    seen = observe(root, "test_passes", "tests/test_broken.py::test_one")
+    assert seen["test_passes"].outcome == "passed"
+    assert "No module named 'nonsense'" in seen["tests/test_broken.py"].reason
+
+
+@pytest.mark.parametrize("name, code", [
+    ("test_aborts", "9"), ("test_leaves_without_a_word", "0"), ("test_is_interrupted", "2")])
+def test_the_test_in_which_the_process_ended_is_named(root, name, code):
+    seen = observe(root, "test_passes", name)
+    assert seen["test_passes"].outcome == "passed"
+    assert seen[name].outcome == "error"
+    assert seen[name].reason == f"the process ended with {code} in {FILE}::{name}"
+
+
+def test_the_test_that_took_too_long_is_named(root):
+    (root / "tests/test_waiting.py").write_text(
+        "import time\n\ndef test_waits():\n    time.sleep(60)\n")
+    seen = observe(root, "test_passes", "tests/test_waiting.py::test_waits", timeout=6)
+    assert seen["test_passes"].outcome == "passed"
+    assert (seen["tests/test_waiting.py::test_waits"].reason
+            == "not done after 6 s in tests/test_waiting.py::test_waits")
+
+
+def test_whatever_a_test_says_the_next_one_is_heard(root):
+    seen = observe(root, "test_cannot_say_what_it_is", "test_says_much", "test_was_to_fail",
+                   "test_fails_as_expected", "test_reports_what_is_no_number", "test_reports_twice",
+                   "test_reports[1]")
+    assert len(seen) == 7 and seen["test_reports[1]"].properties == {"first_loss": 0.5}
+    assert seen["test_cannot_say_what_it_is"].reason.startswith("Mute")
+    assert len(seen["test_says_much"].reason) < 1100 and seen["test_says_much"].judged
+    assert seen["test_was_to_fail"].outcome == "failed"
+    assert "strict" in seen["test_was_to_fail"].reason
+    assert seen["test_fails_as_expected"].outcome == "skipped"
+    assert seen["test_fails_as_expected"].reason == "it is expected to fail: some day"
+    assert seen["test_reports_twice"].properties == {"first_loss": "[99.0, 1.0]"}
