@@ -89,6 +89,7 @@ def test_a_sound_contract_has_no_finding():
         assert found(KERNEL.replace(old, new)) == []
 
 
+JUDGED = SOUND[SOUND.index("quantity: "):SOUND.index("  - id: FALSIFY-X-002")]
 # rule, text of the sound contract, what stands there instead, and what the line found begins with
 BREACHES = [
     ("SCHEMA-001", "references: [A paper]", "references: []", "  references"),
@@ -199,6 +200,10 @@ BREACHES = [
     ("APRNB-012", "[tests/test_rope.py::test_golden_vector_of_the_oracle]", "[]", "      tests"),
     ("APRNB-012", "      tests: [tests/test_rope.py::test_golden_vector_of_the_oracle]\n", "",
      "    aprnb"),
+    ("APRNB-012", "command: pytest tests/test_rope.py", "command: pytest tests/test_rpoe.py",
+     "    command"),
+    ("APRNB-012", "command: pytest tests/test_rope.py", "command: pytest tests/test_rope.py::test_",
+     "    command"),
     ("APRNB-013", "hardware: cpu\n      value", "hardware: tpu\n      value", "      hardware"),
     ("APRNB-013", "      hardware: cpu\n      value", "      value", "    aprnb"),
     ("APRNB-014", "unit: nats", "unit: nat", "        unit"),
@@ -215,6 +220,9 @@ BREACHES = [
     ("APRNB-018", "unit: nats", "unit: bits", "        unit"),
     ("APRNB-018", "quantity: first_loss\n        unit: nats",
      "quantity: first\n        unit: bits", "        unit"),
+    *[("APRNB-018", JUDGED, JUDGED.replace("first_loss", name).replace("nats", "bits", 1).replace(
+        "best_val_loss_nats", "best"), "        unit")
+      for name in ("cross_entropy", "heldout Cross-Entropy", "nll_of_the_last_token")],
     ("APRNB-019", "run: summary.json:best_val_loss_nats", "run: best_val_loss_nats", "      run"),
     ("APRNB-019", "run: summary", "run: ../other/summary", "      run"),
     ("APRNB-019", SOUND[SOUND.index("      value:"):SOUND.index("      run:")], "", "      run"),
@@ -425,9 +433,12 @@ def test_json_is_one_document(aprnb, place):
 
 def test_what_is_missing_is_named(aprnb, place):
     (place / "empty").mkdir()
-    for name in ("nowhere.yaml", "empty"):
+    (place / "dangling").mkdir()
+    (place / "dangling/gone.yaml").symlink_to(place / "nothing")
+    for name, said in (("nowhere.yaml", "nowhere.yaml"), ("empty", "empty"),
+                       ("dangling", "dangling/gone.yaml")):
         code, out, err = aprnb(place / name)
-        assert code == 3 and not out and name in err
+        assert code == 3 and not out and said in err
 
 
 def test_an_installed_package_says_that_it_needs_a_checkout(aprnb, tmp_path, monkeypatch):

@@ -69,7 +69,7 @@ def contract_files(paths=None):
     for path in map(Path, paths or [_nearer(checkout() / "contracts")]):
         for file in _inside(path) if path.is_dir() else [path]:
             if not file.is_file():
-                raise NotFoundError(f"{path}: no such contract file or folder")
+                raise NotFoundError(f"{file}: no such contract file or folder")
             files.setdefault(file.resolve(), file)
     return list(files.values())
 

@@ -59,7 +59,7 @@ RULES = {  # id: (severity, what it demands)
     "APRNB-009": (ERROR, "a falsification test is bound by an `aprnb` map"),
     "APRNB-010": (ERROR, "a binding names a planted fault that turns its tests red"),
     "APRNB-011": (ERROR, "the registry knows each fault, on the hardware of the binding"),
-    "APRNB-012": (ERROR, "a binding names test functions that exist"),
+    "APRNB-012": (ERROR, "tests that a binding or a command names exist"),
     "APRNB-013": (ERROR, "a binding's hardware is cpu, simulator or gpu"),
     "APRNB-014": (ERROR, "a value has a known unit"),
     "APRNB-015": (ERROR, "a value has a lower and an upper bound"),

@@ -10,9 +10,12 @@ import re
 
 from ..hardware import SIDES
 from .document import quoted
+from .rules_pv import name_of
 from .schema import UNITS
 
 TEST = re.compile(r"(tests/[\w/-]+\.py)::(test\w*)(\[.+\])?")
+IN_COMMAND = re.compile(r"(tests/[\w/-]+\.py)(?:::(\w+))?")
+LOSS = re.compile(r"loss|cross.?entropy|nll", re.I)
 RUN = re.compile(r"[\w-]+(?:[/.][\w-]+)*\.json:[\w.]+")
 TYPED = ("DRAFT", "DRAFT_RED", "PROPOSED")
 """The only statuses that may be typed: they claim nothing."""
@@ -31,6 +34,7 @@ def judge_aprnb(root, checkout, faults):
     for i, test in enumerate(root.maps("falsification_tests")):
         where = f"falsification_tests[{i}]"
         yield from _typed_verdict(test, where)
+        yield from _command(test, where, checkout)
         binding = test.get("aprnb")
         if binding is None:
             yield (test.line_of("aprnb"), "APRNB-009",
@@ -56,6 +60,15 @@ def _typed_verdict(test, where):
             yield (test.line_of(key), "APRNB-020",
                    f"{where}: `{key}` is derived by `aprnb contracts status` from evidence, "
                    "never typed")
+
+
+def _command(test, where, checkout):
+    """A command that names tests is one that can be run."""
+    key = name_of(test, "test")
+    for file, function in IN_COMMAND.findall(test.text(key) or ""):
+        problem = _missing(checkout / file, function)
+        if problem:
+            yield test.line_of(key), "APRNB-012", f"{where}.{key}: {quoted(file)}: {problem}"
 
 
 def _binding(binding, where, checkout, faults):
@@ -87,13 +100,17 @@ def _missing_test(node, checkout):
     named = TEST.fullmatch(node)
     if named is None:
         return "need tests/<file>.py::test_<name>, perhaps with [one case]"
-    path = checkout / named[1]
+    return _missing(checkout / named[1], named[2])
+
+
+def _missing(path, function):
+    """Why a function of a file cannot be run, or None; any at all if `function` is empty."""
     if not path.is_file():
         return "there is no such file"
     functions = _functions_of(path)
     if functions is None:
         return "the file is no Python"
-    return None if named[2] in functions else f"the file has no function {named[2]}"
+    return None if function in ("", *functions) else f"the file has no function {function}"
 
 
 @functools.cache
@@ -142,7 +159,7 @@ def _value(value, where, run):
 
 def _is_loss(value, run):
     """Whether a value is a loss, by its name or by that of the key which it is read from."""
-    return any("loss" in (name or "").lower() for name in (value.text("quantity"), run))
+    return any(LOSS.search(name or "") for name in (value.text("quantity"), run))
 
 
 def _bounds(value, where):
