@@ -543,13 +543,31 @@ def test_bad_arguments(args, code, words, capsys):
     ("stage/input_ids", np.zeros((2, 32)), "need integers of shape (B, T)"),
     ("stage/targets", np.zeros((2, 31), int), "need integers of shape (2, 32)"),
     ("stage/0/gate", np.zeros((2, 32, 16), np.float32), "of shape (2, 32, 24)"),
+    ("stage/losses", np.zeros((2, 31), np.float32), "of shape (2, 32); is it"),
     ("stage/input_ids", None, "nothing was compared"),
+    ("stage/targets", None, "stage/losses: it needs stage/targets beside it"),
+    ("stage/0/q_roped", np.zeros((2, 32, 32), np.float32), "0/q_roped: this model has no such"),
+    ("stage/2/q_rope", np.zeros((2, 32, 32), np.float32), "2/q_rope: this model has no such stage"),
 ])
 def test_a_reference_that_does_not_fit_is_named_by_its_key(key, value, words, tmp_path, capsys):
     reference = read_reference(QWEN / "reference.npz") | {key: value}
     np.savez(tmp_path / "r.npz", **{k: v for k, v in reference.items() if v is not None})
     code, said = exit_of(capsys, "--reference", tmp_path / "r.npz", "--device", "cpu")
     assert code == 5 and words in said.err
+
+
+def test_ids_alone_are_nothing_to_compare(qwen):
+    ids = read_reference(QWEN / "reference.npz")["stage/input_ids"]
+    with pytest.raises(CheckError, match="nothing was compared"):
+        bisect_reference(qwen, open_backend("cpu"), {"stage/input_ids": ids})
+
+
+@pytest.mark.parametrize("key", ["hidden_first8", "logits_last", "heldout_losses"])
+def test_samples_that_are_not_finite_are_named_by_their_key(key, llama):
+    reference = read_reference(LLAMA / "reference.npz")
+    reference[key].flat[3] = np.nan
+    with pytest.raises(CheckError, match=f"reference key {key}: 1 of {reference[key].size} values"):
+        bisect_reference(llama, open_backend("cpu"), reference)
 
 
 @pytest.mark.parametrize("kept, words", [

@@ -40,11 +40,16 @@ def probes(reference, config):
     Errors: CheckError if it holds nothing to compare, or is of another model.
     """
     check_reference(reference, config)
+    for key in ("hidden_first8", "logits_last", "heldout_losses"):
+        bad = ~np.isfinite(reference.get(key, 0.0))
+        if bad.any():
+            raise CheckError(f"reference key {key}: {bad.sum()} of {bad.size} values are not "
+                             "finite: nothing can agree with them")
     found = [*_stages(reference, config), *_samples(reference, config),
              *_heldout(reference, config)]
     if not found:
-        raise CheckError("the reference holds none of stage/input_ids, input_ids with "
-                         "hidden_first8 or logits_last, heldout_losses: nothing was compared")
+        raise CheckError("the reference holds no stage with stage/input_ids, no hidden_first8 or "
+                         "logits_last with input_ids, no heldout_losses: nothing was compared")
     return found
 
 
@@ -69,6 +74,7 @@ def widths(config):
 def _stages(reference, config):
     if "stage/input_ids" not in reference:
         return
+    _refuse_unread(reference, config)
     ids = _ids(reference, "stage/input_ids", config)
     targets = (_ids(reference, "stage/targets", config, ids.shape)
                if "stage/targets" in reference else _next(ids))
@@ -86,7 +92,20 @@ def _stages(reference, config):
         values["ignored"] = np.zeros(ids.size)
         values["mean_loss"] = values["losses"].mean(keepdims=True)
     complete = all(stage.path in values for stage in stages(config))
-    yield Probe("stages", ids, targets, Trace(REFERENCE, values), complete)
+    if values:
+        yield Probe("stages", ids, targets, Trace(REFERENCE, values), complete)
+
+
+def _refuse_unread(reference, config):
+    """A key that nobody reads is a stage that is not compared. Errors: CheckError."""
+    known = {f"stage/{stage.path}" for stage in stages(config) if stage.key in widths(config)}
+    known |= {f"stage/{key}" for key in ("input_ids", "targets", "tensors", "sha256")}
+    for key in reference:
+        if key.startswith("stage/") and key not in known:
+            raise CheckError(f"reference key {key}: this model has no such stage; is it a "
+                             "reference of this model?")
+    if "stage/losses" in reference and "stage/targets" not in reference:
+        raise CheckError("reference key stage/losses: it needs stage/targets beside it")
 
 
 def _alias(values, known, same):
@@ -143,7 +162,8 @@ def _ids(reference, key, config, shape=None):
 def _values(key, array, ids, width):
     array = np.asarray(array)
     if array.dtype.kind != "f" or array.shape[:2] != ids.shape or array.size != ids.size * width:
+        need = ids.shape if width == 1 else (*ids.shape, width)
         raise CheckError(f"reference key {key}: got {array.dtype} of shape {array.shape}, need "
-                         f"floating-point numbers of shape {(*ids.shape, width)}; is it a "
-                         "reference of this model?")
+                         f"floating-point numbers of shape {need}; is it a reference of this "
+                         "model?")
     return array.reshape(ids.size, width)
