@@ -4,8 +4,11 @@ import inspect
 import pkgutil
 
 import aprnb.kernels
+import aprnb.kernels.sm80
+import aprnb.kernels.sm90
 import aprnb.oracle
 from aprnb.backend import OPS
+from aprnb.kernels.choice import ORDER, ROOMS
 
 NOT_OPS = {"oracle": {"parallel", "wide"},
            "kernels": {"attention_tiles", "block", "build", "cache", "cast", "choice", "composed",
@@ -35,3 +38,12 @@ def test_every_op_has_its_twin():
 def test_the_backend_binds_every_op():
     assert {(module, op) for module, names in OPS.items() for op in names} == \
         set(ops(aprnb.oracle))
+
+
+def test_the_table_of_rooms_has_every_op_where_it_stands():
+    """An op that the table lacks is found missing on a GPU alone."""
+    homes = {room: {info.name for info in pkgutil.iter_modules(package.__path__)}
+             for room, package in (("portable", aprnb.kernels), ("sm80", aprnb.kernels.sm80),
+                                   ("sm90", aprnb.kernels.sm90))}
+    assert ROOMS == {module: tuple(room for room in ORDER if module in homes[room])
+                     for module in OPS}
