@@ -33,7 +33,7 @@ TARGETS = {  # files that carry promises: tests that judge them, in turn
     "formats/apr_reader": "apr_reader apr_format reference_files hostile_texts apr_fuzz",
     "formats/apr_writer": "apr_writer apr_format import_export",
     "formats/atomic": "atomic import_export",
-    "formats/convert": "import_export hostile_texts files_cli",
+    "formats/convert": "convert import_export",
     "formats/dtype_evidence": "dtype_evidence tensor_stats",
     "formats/model_file": "model_file import_export tensor_stats",
     "formats/names": "names import_export reference_files",

@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from pathlib import Path
+from statistics import mode
 
 import numpy as np
 
@@ -229,8 +230,7 @@ def _json_files(model, dtypes, shapes, shards):
     """{file name: text or object} of everything beside the weights."""
     metadata, config = model.metadata, model.config
     ids = {key: value for key, value in metadata.items() if key.endswith(("_token_id", "_ids"))}
-    most = Counter(dtypes.values()).most_common(1)[0][0]
-    files = {"config.json": to_hf(config, TORCH_DTYPE[most]),
+    files = {"config.json": to_hf(config, TORCH_DTYPE[mode(dtypes.values())]),
              "generation_config.json": _kept(metadata, "generation_config")
              or generation_settings(ids)}
     if list(shards) != ["model.safetensors"]:
