@@ -123,7 +123,7 @@ def test_a_test_that_changed_must_be_seen_red_again(copy):
     assert not run(copy, trial, ledger=read_ledger(copy))[0].problem
     weaken(copy)
     result, = run(copy, trial, ledger=read_ledger(copy))
-    assert "changed since they were seen red" in result.problem
+    assert "changed since they were recorded" in result.problem
     file.write_text(PROBE)
 
 
@@ -135,7 +135,7 @@ def test_a_skipped_test_that_changed_is_noticed(copy):
     file.write_text(PROBE.replace("def test_sees", "@pytest.mark.skip(reason='slow')\n"
                                                    "def test_sees"))
     for result in run(copy, trial, ledger=ledger) + run(copy, trial, ledger=ledger, unusable=away):
-        assert result.skipped and "changed since they were seen red" in result.problem
+        assert result.skipped and "changed since they were recorded" in result.problem
     file.write_text(PROBE)
 
 
@@ -157,6 +157,16 @@ def test_what_is_recorded_where_nothing_can_run_is_the_test_and_what_was_seen_be
     weaken(copy)
     assert recorded(*run(copy, trial, unusable=away)) == {}, "seen red before the change"
     (copy / "tests/test_probe.py").write_text(PROBE)
+
+
+@pytest.mark.parametrize("text", [
+    "", "<<<<<<< HEAD", "[]", "{}", '{"falsifiers": []}', '{"falsifiers": {"F": 3}}',
+    '{"falsifiers": {"F": {"digest": ""}}}', '{"falsifiers": {"F": {"digest": "", "red": 3}}}'])
+def test_a_damaged_ledger_is_named(copy, text):
+    (copy / "contracts/seen-red.json").write_text(text)
+    with pytest.raises(CheckError, match="^contracts/seen-red.json: damaged .* take it from git"):
+        read_ledger(copy)
+    (copy / "contracts/seen-red.json").unlink()
 
 
 def test_a_fault_that_is_no_longer_seen_leaves_the_ledger(copy):

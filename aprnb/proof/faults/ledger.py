@@ -11,6 +11,7 @@ import json
 import re
 from pathlib import Path
 
+from ...errors import CheckError
 from ...formats.atomic import write_text
 
 NAME = "contracts/seen-red.json"
@@ -18,9 +19,19 @@ NAMED = re.compile(r"\b(?:import|from) [\w., ]+|\w+\.py\b")  # in programs that 
 
 
 def read_ledger(root):
-    """Falsifier id -> {"digest": of its tests, "red": {fault id: where it went red}}."""
+    """Falsifier id -> {"digest": of its tests, "red": {fault id: where it went red}}.
+
+    Errors: CheckError if the file is damaged.
+    """
     path = Path(root) / NAME
-    return json.loads(path.read_text())["falsifiers"] if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        entries = json.loads(path.read_text())["falsifiers"]
+        return {id: {"digest": e["digest"], "red": dict(e["red"])} for id, e in entries.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckError(f"{NAME}: damaged ({type(error).__name__} {error}); take it from git, or "
+                         "delete it and run aprnb faults run --all --record") from error
 
 
 def seen_red(root, falsifier, ledger):

@@ -172,7 +172,7 @@ def _unseen(checkout, trial, ledger):
 def _changed(checkout, trial, entry):
     if entry["digest"] == digest_of(checkout, trial.falsifier):
         return ""
-    return ("its tests changed since they were seen red: read the change, then "
+    return ("its tests or its bounds changed since they were recorded: read the change, then "
             "aprnb faults run --record")
 
 
