@@ -157,7 +157,10 @@ def test_a_listed_mutant_that_was_killed_is_reported(capsys):
     assert "listed, but killed: f: g | b" in capsys.readouterr().out
 
 
-def test_a_file_that_is_no_target_is_refused():
-    done = subprocess.run([sys.executable, TOOLS / "mutate.py", "aprnb/errors.py"],
-                          capture_output=True, text=True)
-    assert done.returncode == 2 and "aprnb/errors.py: no target" in done.stderr
+@pytest.mark.parametrize("arguments, words", [
+    (["aprnb/errors.py"], "aprnb/errors.py: no target; targets are aprnb/formats/apr_layout.py"),
+    (["--report", "no/where.json"], "--report no/where.json: no such folder")])
+def test_what_cannot_be_is_refused_at_once(arguments, words):
+    done = subprocess.run([sys.executable, TOOLS / "mutate.py", *arguments], capture_output=True,
+                          text=True)
+    assert done.returncode == 2 and words in done.stderr

@@ -60,6 +60,8 @@ def main():
                    help="such as aprnb/oracle/adamw.py; by default all that carry promises")
     p.add_argument("--report", type=Path, help="write table and survivors as JSON")
     args = p.parse_args()
+    if args.report and not args.report.parent.is_dir():
+        p.error(f"--report {args.report}: no such folder")
     jobs = jobs_of(args.files, p)
     listed = tomllib.loads(LISTED.read_text())
     begin, rows, survivors, faults = time.time(), [], [], []
