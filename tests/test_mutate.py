@@ -79,6 +79,10 @@ def test_all_mutants_of_a_target_are_python():
 
 SMALL = """
 LIMIT = 1
+NAMES = ("a",)
+
+def has(name):
+    return name in NAMES
 
 def tested(a):
     return a > 0
@@ -115,6 +119,10 @@ def test_fixture(made):
 
 def test_the_same_fixture(made):
     assert not made
+
+@pytest.mark.parametrize("name", small.NAMES)
+def test_names(name):
+    assert small.has(name)
 """
 RUN = """
 import mutation_bench, mutants, pathlib
@@ -137,6 +145,8 @@ def test_tests_are_chosen_and_judge(tmp_path):
                           capture_output=True, env={"PYTHONPATH": str(TOOLS)})
     assert done.stdout.splitlines() == [
         "module | LIMIT = 2: killed",
+        "module | NAMES = ('XXaXX',): survived",  # the test of it is of another name
+        "has | return name not in NAMES: killed",
         "tested | return a >= 0: killed", "tested | return a > 1: killed",
         "in_a_process | return a >= 0: killed", "in_a_process | return a > 1: survived",
         "in_a_fixture | return a >= 0: killed", "in_a_fixture | return a > 1: survived",

@@ -26,6 +26,7 @@ NOT_HERE = {"gpu", "sim", "ptx"}  # lanes of conftest.py that are not run
 LIMITS = {resource.RLIMIT_FSIZE: 1 << 30, resource.RLIMIT_AS: 16 << 30}  # bytes of one process
 PATIENCE, LEAST_SECONDS = 3, 10  # of the processor: so many times what the tests took, and more
 WALL = 10  # times as long by the clock, which says little on a busy machine
+BROKEN = 70  # exit code of a child that failed before pytest ran
 
 
 class Bench:
@@ -78,7 +79,7 @@ class Bench:
                     took = sum(survey.seconds[test] for test in chosen)
                     code = self._in_child(LEAST_SECONDS + round(PATIENCE * took), [name],
                                           Chosen(chosen))
-                    if code != 0:
+                    if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
                         return "timeout" if code in (None, -signal.SIGXCPU) else "killed"
         finally:
             path.write_text(healthy)
@@ -89,7 +90,7 @@ class Bench:
         of the processor; None if it was not done in WALL times as long by the clock."""
         child = os.fork()
         if child == 0:
-            code = 70
+            code = BROKEN
             try:
                 code = self._run_tests(limit, tests, plugin)
             finally:
@@ -105,6 +106,8 @@ class Bench:
                 pass
             if status is None:
                 os.waitpid(child, 0)
+        if status == BROKEN:
+            raise CheckError(f"tests could not be run:\n{self._last_output()}")
         return status
 
     def _run_tests(self, limit, tests, plugin):
