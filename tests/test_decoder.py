@@ -136,7 +136,7 @@ def test_key_heads_shared_by_seven_queries_equal_repeated_ones(record_property):
         repeated.weights[name][...] = values.reshape(repeated.weights[name].shape)
     a, b = (model.decoder(1, 33, training=False).forward(ids).astype(np.float64).ravel()
             for model in (shared, repeated))
-    record_property("cosine", a @ b / np.sqrt(a @ a * (b @ b)))
+    record_property("cosine", float(a @ b / np.sqrt(a @ a * (b @ b))))
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 

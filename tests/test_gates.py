@@ -77,7 +77,7 @@ def test_epoch_files_must_exist_and_hold_something(tmp_path):
 def test_the_first_limit_is_in_nats(record_property):
     assert gates.default_first_limit_nats(True, 151643) == 10.0
     limit = gates.default_first_limit_nats(False, 151643)
-    record_property("largest_first_loss", limit)
+    record_property("largest_first_loss", float(limit))
     assert limit == pytest.approx(2 * 11.929, abs=1e-3)  # not 2 * 17.21, which is bits
 
 

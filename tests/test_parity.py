@@ -39,7 +39,7 @@ def test_qwen2_predicts_what_pytorch_does(record_property):
     decoder = model.decoder(1, 48, training=False)
     decoder.forward(reference["input_ids"].reshape(-1))
     got, want = all_logits(model, decoder), reference["logits_last"][0]
-    record_property("worst_cosine", worst_cosine(got, want))
+    record_property("worst_cosine", float(worst_cosine(got, want)))
     assert worst_cosine(got, want) > 1 - 1e-8
     assert worst_divergence(got, want) < 1e-8
     assert departure(got, want) < 1e-5
@@ -86,7 +86,7 @@ def test_a_device_predicts_what_the_oracle_does(config, precision, length, recor
     want = predictions(config, "cpu", "fp32", length)
     own = predictions(config, "cpu", precision, length)
     got = predictions(config, "cuda", precision, length)
-    record_property("worst_cosine", worst_cosine(got, want))
+    record_property("worst_cosine", float(worst_cosine(got, want)))
     assert 1 - worst_cosine(got, want) <= 2 * (1 - worst_cosine(own, want)) + 1e-8
     assert worst_divergence(got, want) <= 2 * worst_divergence(own, want) + 1e-8
 

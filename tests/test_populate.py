@@ -112,7 +112,7 @@ def test_the_first_loss_of_init_is_that_of_pytorch(tmp_path, record_property):
     report = train(tmp_path, init=str(LLAMA), num_steps=1, batch_size=1, seq_length=512,
                    order="sequential")
     loss = report["per_step_metrics"][0]["loss_nats"]
-    record_property("relative_departure", loss / want - 1)
+    record_property("relative_departure", float(loss / want - 1))
     assert loss == pytest.approx(want, rel=1e-5)
 
 
@@ -130,8 +130,8 @@ def test_a_taught_model_begins_where_it_ended_and_a_fresh_one_at_ln_v(taught, re
     for name, start in (("init", {"init": report["checkpoint"]}), ("fresh", {})):
         again = train(base, name, num_steps=1, preflight="off", **start)
         first[name] = again["per_step_metrics"][0]["loss_nats"]
-        record_property(f"first_loss_{name}", first[name])
-    record_property("gap", first["fresh"] - first["init"])
+        record_property(f"first_loss_{name}", float(first[name]))
+    record_property("gap", float(first["fresh"] - first["init"]))
     assert first["fresh"] == pytest.approx(math.log(1024), rel=0.02)
     assert 1 < first["init"] < 0.7 * math.log(1024)
     assert first["fresh"] - first["init"] > 2
