@@ -475,9 +475,9 @@ def test_tests_that_take_too_long_are_red_and_what_they_printed_is_kept(house):
     (house[0] / "tests/test_small.py").write_text(
         "import time\n\ndef test_passes():\n    pass\n\ndef test_hangs():\n    time.sleep(60)\n")
     nodes = [f"tests/test_small.py::test_{name}" for name in ("passes", "hangs")]
-    seen = run_tests(house[0], nodes, "cpu", 2, log := io.StringIO())
+    seen = run_tests(house[0], nodes, "cpu", 6, log := io.StringIO())
     binding = replace(BINDING, value=None, tests=tuple(nodes))
     assert judge(binding, seen).word == "RED"
-    assert "not done after 2 s" in judge(binding, seen).reason
+    assert "not done after 6 s" in judge(binding, seen).reason
     assert judge(replace(binding, tests=(nodes[0],)), seen).word == "DISCHARGED"
     assert log.getvalue().startswith(".")

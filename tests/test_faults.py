@@ -139,6 +139,16 @@ def test_a_skipped_test_that_changed_is_noticed(copy):
     file.write_text(PROBE)
 
 
+def test_a_falsifier_that_moved_to_hardware_that_is_not_there_is_noticed(copy):
+    trial = trial_of("test_sees")
+    record(copy, [trial], run(copy, trial), every=True)
+    moved = replace(trial, fault=replace(WRONG_CODE, plants={"gpu": WRONG_CODE.plants["cpu"]}),
+                    falsifier=replace(trial.falsifier, binding=replace(
+                        trial.falsifier.binding, hardware="gpu")))
+    result, = run(copy, moved, ledger=read_ledger(copy), unusable={"gpu": "no GPU found"})
+    assert result.skipped and "hardware changed since they were recorded" in result.problem
+
+
 def test_what_is_recorded_where_nothing_can_run_is_the_test_and_what_was_seen_before(copy):
     trial, away = trial_of("test_sees"), {"cpu": "no CPU found"}
 

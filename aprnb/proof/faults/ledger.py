@@ -19,7 +19,7 @@ NAMED = re.compile(r"\b(?:import|from) [\w., ]+|\w+\.py\b")  # in programs that 
 
 
 def read_ledger(root):
-    """Falsifier id -> {"digest": of its tests, "red": {fault id: where it went red}}.
+    """Falsifier id -> {"digest": of its tests, "hardware", "red": {fault id: where it went red}}.
 
     Errors: CheckError if the file is damaged.
     """
@@ -28,7 +28,8 @@ def read_ledger(root):
         return {}
     try:
         entries = json.loads(path.read_text())["falsifiers"]
-        return {id: {"digest": e["digest"], "red": dict(e["red"])} for id, e in entries.items()}
+        return {id: e | {"digest": e["digest"], "red": dict(e["red"])}
+                for id, e in entries.items()}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckError(f"{NAME}: damaged ({type(error).__name__} {error}); take it from git, or "
                          "delete it and run aprnb faults run --all --record") from error
@@ -37,7 +38,7 @@ def read_ledger(root):
 def seen_red(root, falsifier, ledger):
     """Ids of its faults with which a falsifier's tests, as they stand now, were seen red."""
     entry = ledger.get(falsifier.id)
-    if entry is None or entry["digest"] != digest_of(root, falsifier):
+    if entry is None or not fits(root, falsifier, entry):
         return set()
     return set(entry["red"]) & set(falsifier.binding.faults)
 
@@ -50,9 +51,18 @@ def write_ledger(root, falsifiers):
     write_text(path, text + "\n")
 
 
-def digest_of(root, falsifier):
-    """What a ledger's entry must say, so that it is about the falsifier as it stands."""
-    return digest_of_tests(root, falsifier.binding.tests, falsifier.binding.value)
+def blank_entry(root, falsifier):
+    """The entry of a falsifier as it stands, of which nothing was seen red."""
+    binding = falsifier.binding
+    return {"digest": digest_of_tests(root, binding.tests, binding.value),
+            "hardware": binding.hardware, "red": {}}
+
+
+def fits(root, falsifier, entry):
+    """Whether an entry is about the falsifier as it stands: its tests, its bounds, its hardware,
+    without which it would be skipped where there is none."""
+    blank = blank_entry(root, falsifier)
+    return blank == blank | entry | {"red": {}}
 
 
 def digest_of_tests(root, nodes, value=None):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...errors import CheckError, UsageError
 from ..hardware import SIDES
 from ..observe import run_tests
-from .ledger import NAME, digest_of, read_ledger, write_ledger
+from .ledger import NAME, blank_entry, fits, read_ledger, write_ledger
 from .planting import Workshop
 
 GREEN_TIMEOUT, RED_TIMEOUT = 1200, 300  # seconds: all tests together; those of one falsifier
@@ -170,10 +170,10 @@ def _unseen(checkout, trial, ledger):
 
 
 def _changed(checkout, trial, entry):
-    if entry["digest"] == digest_of(checkout, trial.falsifier):
+    if fits(checkout, trial.falsifier, entry):
         return ""
-    return ("its tests or its bounds changed since they were recorded: read the change, then "
-            "aprnb faults run --record")
+    return ("its tests, bounds or hardware changed since they were recorded: read the change, "
+            "then aprnb faults run --record")
 
 
 def record(checkout, trials, results, every):
@@ -182,20 +182,19 @@ def record(checkout, trials, results, every):
 
     every: all trials were run, so entries of falsifiers that are no more are dropped.
     """
-    before = read_ledger(checkout)
-    entries = {} if every else dict(before)
+    before, fresh = read_ledger(checkout), {}
     for trial, result in zip(trials, _in_order(trials, results)):
-        id, fault, digest = trial.falsifier.id, trial.fault.id, digest_of(checkout, trial.falsifier)
-        if entries.get(id, {}).get("digest") != digest:
-            entries[id] = {"digest": digest, "red": {}}
-        red = result.red_with
-        if result.skipped and before.get(id, {}).get("digest") == digest:
-            red = before[id]["red"].get(fault)
+        falsifier, fault = trial.falsifier, trial.fault.id
+        known = before.get(falsifier.id)
+        still = known["red"] if known and fits(checkout, falsifier, known) else {}
+        if falsifier.id not in fresh:
+            fresh[falsifier.id] = blank_entry(checkout, falsifier)
+            fresh[falsifier.id]["red"] |= {} if every else still
+        red = still.get(fault) if result.skipped else result.red_with
+        fresh[falsifier.id]["red"].pop(fault, None)
         if red:
-            entries[id]["red"][fault] = red
-        else:
-            entries[id]["red"].pop(fault, None)
-    write_ledger(checkout, entries)
+            fresh[falsifier.id]["red"][fault] = red
+    write_ledger(checkout, fresh if every else before | fresh)
 
 
 def _in_order(trials, results):
