@@ -320,17 +320,46 @@ LEFT_OUT = {  # hypotheses that say nothing about a model: it has no such part
 def test_every_hypothesis_names_its_own_mistake_and_no_other(fn, right_side):
     """The mistake is made at one stage; of all that is tried there, its words must come out."""
     case, values = right_side
-    told = 0
+    told, shape = 0, (case.config.vocab_size, case.config.hidden_size)
+    head = np.random.default_rng(2).standard_normal(shape).astype(np.float32)  # its own, unused
     for stage in stages(case.config):
         if fn in HYPOTHESES[stage.kind] and stage.layer in (0, None):
-            for words, wrong in fn(case.place(values, stage), stage.key):
-                traces = Trace("right", values), Trace("wrong", values | {stage.path: wrong})
+            for words, wrong in fn(case.place(values, stage, head), stage.key):
+                traces = (Trace("right", values),
+                          Trace("wrong", values | {stage.path: wrong}, head=head))
                 finding = explain(case, [stage], traces, 1e-9)
                 assert (finding.side, finding.hypothesis, finding.words) == (
                     "wrong", fn.__name__, words)
                 told += 1
     model = "qwen2" if case.config.qkv_bias else "llama"
     assert (told == 0) == (fn.__name__ in LEFT_OUT[model])
+
+
+HEADS = {  # what stands in the place of the right head -> what is said
+    "random": (lambda right, rng: rng.standard_normal(right.shape), "random numbers instead of"),
+    "a copy that fell behind": (lambda right, rng: right * rng.uniform(0.9, 1.1, right.shape),
+                                "another head instead of"),
+    "rows in another order": (lambda right, rng: right[::-1], None),
+    "zeros": (lambda right, rng: right * 0, "zeros"),
+    "never written": (lambda right, rng: right * np.nan, "never written, or not finite"),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_of_its_own_is_told_from_one_that_is_misread(name, qwen):
+    """The backend has the right tensors, and the decoder takes another for the head."""
+    make, words = HEADS[name]
+    sides = [open_backend("cpu"), open_backend("cpu")]
+    right = sides[1].ops.linear_forward
+
+    def other_head(y, x, w, b):
+        if len(w) == V:
+            w[...] = make(w.copy(), np.random.default_rng(0))
+        right(y, x, w, b)
+    sides[1].ops.linear_forward = other_head
+    report = bisect_between(qwen, *sides, 40)
+    assert "the logits depart while the final norm agrees" in report.sentence
+    assert (words or "none of the known hypotheses") in report.sentence, report.sentence
 
 
 # ---------------------------------------------------------------- against PyTorch

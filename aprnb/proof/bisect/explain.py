@@ -41,8 +41,8 @@ class Case:
     ids: np.ndarray
     targets: np.ndarray
 
-    def place(self, values, stage):
-        return place(self.config, self.weight, self.ids, self.targets, values, stage)
+    def place(self, values, stage, head=None):
+        return place(self.config, self.weight, self.ids, self.targets, values, stage, head)
 
 
 def error(got, want):
@@ -68,7 +68,7 @@ def explain(case, group, traces, limit):
         suspect = max(traces, key=lambda t: far[t.side])
         if far[suspect.side] <= limit / 2:
             return nothing_wrong(group)
-        tried = _tried(case, group, suspect.values)
+        tried = _tried(case, group, suspect)
     return _finding(group, suspect.side, tried, min(limit, far[suspect.side] / 2))
 
 
@@ -101,14 +101,15 @@ def explain_samples(case, known, probe, path, limit):
 
 # ---------------------------------------------------------------- at one stage
 
-def _tried(case, group, values):
+def _tried(case, group, side):
     """(name, words, error) of every hypothesis about stages that depart together, nearest first.
 
     Of each hypothesis the variant that is nearest to every stage: k may hold v's, and v k's.
     """
     found = {}
     for s in group:
-        at, got = case.place(values, s), np.asarray(values[s.path], np.float64)
+        at = case.place(side.values, s, side.head)
+        got = np.asarray(side.values[s.path], np.float64)
         variants = [(fn.__name__, words, alternative) for fn in HYPOTHESES[s.kind]
                     for words, alternative in fn(at, s.key)]
         nearest = {}

@@ -40,6 +40,8 @@ class Place:
     """Path of a stage -> (R, width)."""
     weight: Callable
     """Tensor name -> array in the file's type."""
+    head: np.ndarray | None = None
+    """(V, C): what this side took for the head, in its storage type; None: nobody says."""
 
     def __call__(self, key):
         return np.asarray(self.values[path_of(key, self.layer, self.config.num_layers)], np.float64)
@@ -199,10 +201,10 @@ def chain(config, weight, ids, targets, known=(), instead=formula, until="mean_l
     return values
 
 
-def place(config, weight, ids, targets, values, stage):
+def place(config, weight, ids, targets, values, stage, head=None):
     """The Place of a stage."""
     layer = config.num_layers if stage.layer is None else stage.layer
-    return Place(config, ids, targets, layer, values, weight)
+    return Place(config, ids, targets, layer, values, weight, head)
 
 
 def f64(x):

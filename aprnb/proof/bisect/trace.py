@@ -25,6 +25,8 @@ class Trace:
     """Path of a stage (substages.py) -> (R, width) float."""
     cut: dict = field(default_factory=dict)
     """Path -> index into the whole stage, where only a sample of it is known."""
+    head: np.ndarray | None = None
+    """(V, C), in its storage type: what the final norm was multiplied with; None: nobody says."""
 
 
 class Recorder:
@@ -81,7 +83,8 @@ def trace(model, ids, targets):
     windows = np.concatenate([ids, targets[:, -1:]], axis=1)
     if (windows[:, 1:] == targets).all() and targets.min() >= 0:
         values["mean_loss"] = _evaluated(model, windows)
-    return Trace(f"{backend.name}, {backend.precision}", values)
+    return Trace(f"{backend.name}, {backend.precision}", values,
+                 head=backend.download(decoder.head))
 
 
 def _evaluated(model, windows):

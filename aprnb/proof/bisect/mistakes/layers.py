@@ -1,11 +1,12 @@
 """Mistakes of what every layer repeats: norms, products, residual, SwiGLU. See hypotheses.py."""
 import numpy as np
 
-from ....formats.names import EMBEDDING
+from ....formats.names import EMBEDDING, HEAD
 from ..formulas import NORMS, PRODUCTS, RESIDUALS, f64, norm, product, rows, silu
 
 EPSILONS = (1e-5, 1e-6, 0.0)
 TILES = (8, 16, 32, 64, 128)  # columns of a product's inner tile
+RANDOM = 0.1  # correlation: of 5,000 unrelated numbers, seven standard deviations
 
 
 # ---------------------------------------------------------------- norms
@@ -124,6 +125,24 @@ def tied_head(at, key):
                product(at("final_norm"), at.w(EMBEDDING)))
 
 
+def head_of_its_own(at, key):
+    """Random numbers where a tied model has its embedding, or a copy that fell behind."""
+    if key != "logits" or at.head is None or _from_the_file(at, at.head):
+        return
+    right, whose = at.w(HEAD), "the tied embedding" if at.config.tied else "the model's own head"
+    likeness = np.corrcoef(f64(at.head).ravel(), f64(right).ravel())[0, 1]
+    if np.isfinite(likeness):  # else all of one number, or of none
+        kind = "random numbers" if abs(likeness) < RANDOM else "another head"
+        yield (f"{kind} instead of {whose} (correlation {likeness:.2f})",
+               product(at("final_norm"), at.head))
+
+
+def _from_the_file(at, head):
+    """Whether the numbers are those of the embedding or the head, in any order."""
+    return any((np.sort(head, axis=None) == np.sort(f64(at.w(name)).astype(head.dtype), axis=None)
+                ).all() for name in {EMBEDDING, HEAD})
+
+
 # ---------------------------------------------------------------- residual
 
 def branch_missing(at, key):
@@ -177,7 +196,7 @@ KNOWN = {
     "norm": (other_eps, no_norm_weight, one_plus_weight, weight_of_another_norm, eps_on_the_root,
              mean_subtracted, wrong_mean, not_normalised),
     "product": (transposed, tied_head, weight_of_another, input_not_normalised, last_tile_skipped,
-                heads_in_another_order),
+                heads_in_another_order, head_of_its_own),
     "residual": (branch_missing, stream_missing, branch_twice, branch_subtracted, normed_stream,
                  older_stream),
     "swiglu": (gate_and_up_swapped, other_activation),
