@@ -32,6 +32,8 @@ fence_gpu = ptx("fence.acq_rel.gpu;", none)
 uniform = ptx("shfl.sync.idx.b32 $0, $1, 0, 0x1f, 0xffffffff;", u32, u32)
 # the value of the lane whose number differs in the bits of `b`
 shuffle_xor = ptx("shfl.sync.bfly.b32 $0, $1, $2, 0x1f, 0xffffffff;", f32, f32, u32)
+# the value of lane b % 32
+shuffle_from = ptx("shfl.sync.idx.b32 $0, $1, $2, 0x1f, 0xffffffff;", f32, f32, u32)
 
 
 @intrinsic

@@ -7,8 +7,10 @@ residual stream, 8 elements or 4, and as many elements of the other arrays. A ro
 1,024 columns (512 of float32), else 2, 4 or 8 warps, which meet in shared memory; a block of 256
 threads holds the rows that fit.
 
-Backward goes over many rows with each block and keeps the weight gradient's sums of a thread's
-columns in registers on the way; the blocks' sums are then added in a fixed order (columns.py).
+Backward has one block on a multiprocessor, with 255 registers a thread: the weights and the weight
+gradient's sums of its columns stay there over all the rows that it goes over, as float32, and of a
+row x and the product rstd * dy * w between the row's sum and its output. The blocks' sums are then
+added in a fixed order (columns.py).
 
 Bytes moved at 16,384 x 896, and at 4.25 TB/s:  forward 59 MB, 14 us;  with add 117 MB, 28 us;
 backward with add 117 MB, 28 us, and 1 MB of partial sums, twice.  With a float32 stream 88 MB,
@@ -23,7 +25,7 @@ from ..cuda import ALIGNMENT, cuda, device, float32, kernel
 from ..launch import multiprocessors
 from ..ptx.barrier import named_sync, overlap_previous
 from ..ptx.mma import commit_copies, make_copy, wait_copies
-from ..ptx.scalar import (load_f32, load_shared_f32, shared_address, shuffle_xor,
+from ..ptx.scalar import (load_f32, load_shared_f32, shared_address, shuffle_from, shuffle_xor,
                           store_f32, store_shared_f32)
 from ..ptx.share import STREAMED, each, make_get, make_load, make_put, make_store, make_zeros
 from ..shapes import ceil_div, expect
@@ -36,7 +38,6 @@ ARRAY = 16 * VECTORS * THREADS  # bytes of what a block holds of one array
 STAGE, STAGES = 3 * ARRAY, 2  # dy, x and ds of one row a thread; rows on their way
 WARPS = THREADS // 32
 TWO_SETS, SET = 2 * WARPS, 4 * WARPS  # floats, bytes of one: sums that warps exchange
-BACKWARD_BLOCKS = 2  # on a multiprocessor: 128 registers
 
 wait_for_row, wait_for_all = wait_copies(STAGES - 1), wait_copies(0)
 
@@ -63,13 +64,15 @@ def make_form(item, tag):
     def normalised(v, rstd, w):
         return v * rstd * w
 
-    @each(count, f"p p {kind} -> s")
-    def projection_sum(dy, w, v):
-        return dy * w * v
+    @each(count, f"f p p {kind} s -> f f s")
+    def projected(dw, dy, w, v, rstd):
+        scaled = dy * rstd
+        inner = scaled * w
+        return dw + scaled * v, inner, inner * v
 
-    @each(count, f"f {kind} p p {kind} s s -> {kind} f")
-    def gradients(dw, ds, dy, w, v, rstd, shift):
-        return ds + rstd * (dy * w - v * shift), dw + dy * v * rstd
+    @each(count, f"{kind} f {kind} s -> {kind}")
+    def input_gradient(ds, inner, v, shift):
+        return ds + inner - v * shift
 
     return SimpleNamespace(
         tag=tag, item=item, width=width, shift=width.bit_length() - 1, size=size,
@@ -79,7 +82,7 @@ def make_form(item, tag):
         store_beside=make_store(VECTORS, words=size // 4), get=make_get(VECTORS, 16 * THREADS),
         get_beside=make_get(VECTORS, 16 * THREADS, size // 4), zeros=make_zeros(count),
         put=make_put(VECTORS, width), plus=plus, square_sum=square_sum, normalised=normalised,
-        projection_sum=projection_sum, gradients=gradients)
+        projected=projected, input_gradient=input_gradient)
 
 
 def make_row_sum(threads):
@@ -158,49 +161,54 @@ def make_fetch(threads, form):
     return fetch
 
 
+@device
+def next_rstd(rstd, row, step, R):
+    """rstd of the next 32 rows that this thread's warp goes over: one in each lane."""
+    return load_f32(rstd + np.uint64(4 * min(row + (cuda.threadIdx.x & 31) * step, R - 1)))
+
+
 def make_backward(threads, form):
     """The backward kernel with `threads` threads a row."""
     row_sum, fetch, rows = make_row_sum(threads), make_fetch(threads, form), THREADS // threads
     item, width, size, shift = form.item, form.width, form.size, form.shift
     load_weights, get, get_beside, store = form.load_weights, form.get, form.get_beside, form.store
-    zeros, put, projection_sum, gradients = (form.zeros, form.put, form.projection_sum,
-                                             form.gradients)
+    zeros, put, projected, input_gradient = form.zeros, form.put, form.projected, form.input_gradient
 
-    @kernel("p p p p p p p i i f", registers=128, threads=THREADS, blocks=BACKWARD_BLOCKS,
-            shared=STAGES * STAGE, name=f"rmsnorm_backward{form.tag}_{threads}",
-            overlap=True,
-            # up to four registers once a row, in the build for sm_80 alone
-            spills=24 if item == 2 else 0)
+    @kernel("p p p p p p p i i f", registers=255, threads=THREADS, shared=STAGES * STAGE,
+            name=f"rmsnorm_backward{form.tag}_{threads}", overlap=True)
     def rmsnorm_backward_kernel(dx, parts, dy, ds, x, w, rstd, R, C, share):
-        """Rows as in forward, every gridDim.x * rows-th; the sums of dw over them go to row
-        blockIdx.x of parts. Without ds there is nothing to add; dx may be ds. share: 1 / C."""
+        """Rows blockIdx.x + gridDim.x * threadIdx.y and on, every gridDim.x * rows-th; the sums of
+        dw over them go to row blockIdx.x of parts. Without ds there is nothing to add; dx may be
+        ds. share: 1 / C."""
         overlap_previous()
         ring = shared_address(cuda.shared.array(0, float32, alignment=ALIGNMENT))
         partial = cuda.shared.array(TWO_SETS, float32)
         step = np.int32(cuda.gridDim.x * rows)
         own, left = 16 * cuda.threadIdx.x, (C >> shift) - cuda.threadIdx.x
-        meeting, beside = shared_address(partial), size * cuda.threadIdx.x
+        meeting = shared_address(partial)
         place = ring + np.uint32(16 * threads * cuda.threadIdx.y + own)
-        row = np.int32(cuda.blockIdx.x * rows + cuda.threadIdx.y)
+        row = np.int32(cuda.blockIdx.x + cuda.gridDim.x * cuda.threadIdx.y)
         for stage in range(STAGES):
             fetch(place + stage * STAGE, dy, x, ds, row + stage * step, R, C)
 
-        dw, turn, following = zeros(), np.int32(0), load_f32(rstd + np.uint64(4 * min(row, R - 1)))
+        weights = load_weights(w + np.uint64(size * cuda.threadIdx.x), size * threads, threads, left)
+        dw, count, inverses = zeros(), np.int32(0), next_rstd(rstd, row, step, R)
         while row < R:
+            turn = count & 1
             here = place + np.uint32(turn * STAGE)
-            r, following = following, load_f32(rstd + np.uint64(4 * min(row + step, R - 1)))
+            if count == 32:
+                count, inverses = np.int32(0), next_rstd(rstd, row, step, R)
+            r = shuffle_from(inverses, count)
             wait_for_row()
+            v = get(here + ARRAY)
+            dw, inner, projection = projected(dw, get_beside(here), weights, v, r)
             # two sets in turn: whoever writes one again has met all readers at the other's barrier
-            weights = load_weights(w + np.uint64(beside), size * threads, threads, left)
-            mean = share * row_sum(meeting + np.uint32(turn * SET),
-                                   projection_sum(get_beside(here), weights, get(here + ARRAY)))
-            weights = load_weights(w + np.uint64(beside), size * threads, threads, left)
-            dx_row, dw = gradients(dw, get(here + 2 * ARRAY), get_beside(here), weights,
-                                   get(here + ARRAY), r, r * r * mean)
-            store(dx + np.uint64(item * row * C + own), 16 * threads, threads, left, dx_row)
+            shift_of_row = share * row_sum(meeting + np.uint32(turn * SET), projection) * r * r
+            store(dx + np.uint64(item * row * C + own), 16 * threads, threads, left,
+                  input_gradient(get(here + 2 * ARRAY), inner, v, shift_of_row))
             fetch(here, dy, x, ds, row + STAGES * step, R, C)
-            turn = np.int32(turn ^ 1)
             row = np.int32(row + step)
+            count = np.int32(count + 1)
         wait_for_all()
         cuda.syncthreads()  # all rows are read, no copy is on its way: their place is free
         put(ring + np.uint32(4 * width * VECTORS * threads * cuda.threadIdx.y + width // 4 * own),
@@ -269,7 +277,7 @@ def _backward(op, dx, dw, dy, ds, x, w, rstd, accumulate, stream):
     expect(op, dx=(dx, (R, C)), dw=(dw, (C,)), dy=(dy, (R, C)), w=(w, (C,)), rstd=(rstd, (R,)))
     kind = str(x.dtype)
     threads, rows = _rows_of_a_block(C, FORMS[kind])
-    blocks = min(BACKWARD_BLOCKS * multiprocessors(), ceil_div(R, rows))
+    blocks = min(multiprocessors(), ceil_div(R, rows))
     parts = block_sums(blocks, C, stream)
     BACKWARD[kind, threads][blocks, (threads, rows), stream](
         dx, parts, dy, ds, x, w, rstd, np.int32(R), np.int32(C), np.float32(1 / C))
