@@ -172,7 +172,8 @@ def make_backward(threads, form):
     row_sum, fetch, rows = make_row_sum(threads), make_fetch(threads, form), THREADS // threads
     item, width, size, shift = form.item, form.width, form.size, form.shift
     load_weights, get, get_beside, store = form.load_weights, form.get, form.get_beside, form.store
-    zeros, put, projected, input_gradient = form.zeros, form.put, form.projected, form.input_gradient
+    zeros, put = form.zeros, form.put
+    projected, input_gradient = form.projected, form.input_gradient
 
     @kernel("p p p p p p p i i f", registers=255, threads=THREADS, shared=STAGES * STAGE,
             name=f"rmsnorm_backward{form.tag}_{threads}", overlap=True)
@@ -185,13 +186,13 @@ def make_backward(threads, form):
         partial = cuda.shared.array(TWO_SETS, float32)
         step = np.int32(cuda.gridDim.x * rows)
         own, left = 16 * cuda.threadIdx.x, (C >> shift) - cuda.threadIdx.x
-        meeting = shared_address(partial)
+        meeting, weights_at = shared_address(partial), w + np.uint64(size * cuda.threadIdx.x)
         place = ring + np.uint32(16 * threads * cuda.threadIdx.y + own)
         row = np.int32(cuda.blockIdx.x + cuda.gridDim.x * cuda.threadIdx.y)
         for stage in range(STAGES):
             fetch(place + stage * STAGE, dy, x, ds, row + stage * step, R, C)
 
-        weights = load_weights(w + np.uint64(size * cuda.threadIdx.x), size * threads, threads, left)
+        weights = load_weights(weights_at, size * threads, threads, left)
         dw, count, inverses = zeros(), np.int32(0), next_rstd(rstd, row, step, R)
         while row < R:
             turn = count & 1
