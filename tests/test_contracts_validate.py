@@ -85,11 +85,12 @@ def test_a_sound_contract_has_no_finding():
     assert found(SOUND) == found(KERNEL) == []
     for old, new in (("        plausible: [1.5, 4.0]\n", ""), ("plausible: [1.5, 4.0]",
                      "plausible: [0.05, 8.35]"), ("bound: 4", "bound: 0"),
-                     ("lower: 0.05", "lower: 5.0e-2"), ("lower: 0.05", "lower: -1")):
+                     ("lower: 0.05", "lower: 5.0e-2"), ("lower: 0.05", "lower: 1")):
         assert found(KERNEL.replace(old, new)) == []
 
 
-JUDGED = SOUND[SOUND.index("quantity: "):SOUND.index("  - id: FALSIFY-X-002")]
+JUDGED_END = SOUND.index("  - id: FALSIFY-X-002")
+JUDGED = SOUND[SOUND.index("quantity: "):JUDGED_END]
 # rule, text of the sound contract, what stands there instead, and what the line found begins with
 BREACHES = [
     ("SCHEMA-001", "references: [A paper]", "references: []", "  references"),
@@ -226,6 +227,13 @@ BREACHES = [
     ("APRNB-019", "run: summary.json:best_val_loss_nats", "run: best_val_loss_nats", "      run"),
     ("APRNB-019", "run: summary", "run: ../other/summary", "      run"),
     ("APRNB-019", SOUND[SOUND.index("      value:"):SOUND.index("      run:")], "", "      run"),
+    ("APRNB-021", "lower: 0.05", "lower: -1.0e+308", "        lower"),
+    ("APRNB-021", "lower: 0.05", "lower: 0", "        lower"),
+    ("APRNB-021", "upper: 8.35", "upper: 1.0e+308", "        upper"),
+    ("APRNB-022", SOUND[SOUND.index("      value:"):JUDGED_END], "      value:\n",
+     "      value"),
+    ("APRNB-022", "      run: summary.json:best_val_loss_nats", "      run:", "      run"),
+    ("APRNB-022", "plausible: [1.5, 4.0]", "plausible:", "        plausible"),
     ("APRNB-020", "kind: pattern", "kind: pattern\n  status: ACTIVE_RUNTIME", "  status"),
     ("APRNB-020", "    rule: y is x", "    rule: y is x\n    discharge_status: DISCHARGED",
      "    discharge_status"),
@@ -262,6 +270,48 @@ def test_a_breach_is_named_with_its_line_and_nothing_else(base, rule, old, new, 
     assert finding.severity == RULES[rule][0]
     assert str(finding).startswith(f"x.yaml:{finding.line}: {finding.severity} {rule}: ")
     assert str(finding).isprintable() and len(str(finding)) < 600
+
+
+def bounded(unit, lower, upper):
+    """A sound contract whose value is in this unit, and no loss."""
+    text = SOUND.replace("first_loss", "share").replace("        plausible: [1.5, 4.0]\n", "")
+    for old, new in (("nats", unit), ("0.05", lower), ("8.35", upper), ("best_val_loss", "best")):
+        text = text.replace(old, new, 1)
+    return text
+
+
+@pytest.mark.parametrize("unit, lower, upper, sides", [
+    ("cosine", "-1", "1", ["lower"]), ("cosine", "-1.01", "1.0001", ["lower"]),
+    ("cosine", "0.9", "1.1", ["upper"]), ("cosine", "-2", "0.9", ["lower"]),
+    ("fraction", "0", "1", ["lower"]), ("fraction", "-0.001", "1.0", ["lower"]),
+    ("relative", "-1.0e+308", "1.0e+308", ["lower", "upper"]),
+    ("absolute", "-0.1", "1.0e+30", ["upper"]), ("absolute", "-1.0e+308", "5", ["lower"]),
+    ("bits", "-3", "9", ["lower"]), ("nats", "0.5", "1.0e+4", ["upper"]),
+    ("nats", "0", "100", ["lower"]), ("seconds", "0", "1.0e+30", ["upper"]),
+    ("seconds", "-60", "3600", ["lower"]), ("count", "-100", "100", ["lower"]),
+    ("bytes", "0", "1.0e+100", ["upper"])])
+def test_a_bound_that_nothing_can_cross_is_refused_where_it_stands(unit, lower, upper, sides):
+    text = bounded(unit, lower, upper)
+    lines = text.splitlines()
+    said = found(text)
+    assert [rule for rule, _ in said] == ["APRNB-021"] * len(sides)
+    assert [lines[line - 1].split(":")[0].strip() for _, line in said] == sides
+
+
+@pytest.mark.parametrize("unit, lower, upper", [
+    ("cosine", "0.999", "1.000001"), ("cosine", "-1", "0.5"), ("fraction", "0.00001", "1.0"),
+    ("fraction", "0", "0.5"), ("relative", "-0.00001", "0.00001"), ("absolute", "0", "1.0e-6"),
+    ("count", "-0.5", "0.5"), ("count", "494032767.5", "494032768.5"), ("nats", "-0.01", "0.01"),
+    ("seconds", "0", "3600"), ("bytes", "1", "1.0e+12")])
+def test_a_bound_at_the_end_of_what_can_be_is_sound_if_the_other_is_not(unit, lower, upper):
+    assert found(bounded(unit, lower, upper)) == []
+
+
+def test_an_empty_value_is_refused():
+    text = SOUND.replace(JUDGED[:JUDGED.index("      run:")], "{}\n").replace(
+        "value:\n        {}", "value: {}")
+    line = text[:text.index("      value: {}") + 1].count("\n") + 1
+    assert {("APRNB-006", line), ("APRNB-014", line), ("APRNB-015", line)} == set(found(text))
 
 
 def test_every_rule_has_a_breach():

@@ -68,4 +68,6 @@ RULES = {  # id: (severity, what it demands)
     "APRNB-018": (ERROR, "a loss is in nats"),
     "APRNB-019": (ERROR, "`run` is FILE.json:KEY within a run folder, and has a value to judge"),
     "APRNB-020": (ERROR, "a status is derived from evidence, never typed"),
+    "APRNB-021": (ERROR, "a value can be beyond its bounds: they are no ends of all that can be"),
+    "APRNB-022": (ERROR, "a key of a binding has a value where it stands"),
 }

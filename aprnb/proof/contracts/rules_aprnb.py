@@ -1,5 +1,5 @@
-"""Our own rules: a claim is bound to tests that exist, to faults that they must catch, and its
-value has a unit and two sides.
+"""Our own rules: a claim is bound to tests that exist and to faults that they must catch; of the
+number that it may report see rules_value.py.
 
 Each function yields (line, rule, message). A value of the wrong type is schema.py's matter and
 passes here.
@@ -11,11 +11,10 @@ import re
 from ..hardware import SIDES
 from .document import quoted
 from .rules_pv import name_of
-from .schema import UNITS
+from .rules_value import judge_value, unfilled
 
 TEST = re.compile(r"(tests/[\w/-]+\.py)::(test\w*)(\[.+\])?")
 IN_COMMAND = re.compile(r"(tests/[\w/-]+\.py)(?:::(\w+))?")
-LOSS = re.compile(r"loss|cross.?entropy|nll", re.I)
 RUN = re.compile(r"[\w-]+(?:[/.][\w-]+)*\.json:[\w.]+")
 TYPED = ("DRAFT", "DRAFT_RED", "PROPOSED")
 """The only statuses that may be typed: they claim nothing."""
@@ -78,9 +77,10 @@ def _binding(binding, where, checkout, faults):
                f"{where}.hardware: need one of {', '.join(SIDES)}, got {quoted(hardware)}")
     yield from _tests(binding, where, checkout)
     yield from _faults(binding, where, hardware, faults)
+    yield from unfilled(binding, where, "value", "run")
     value = binding.get("value")
     if value is not None and isinstance(value.value, dict):
-        yield from _value(value, f"{where}.value", binding.text("run"))
+        yield from judge_value(value, f"{where}.value", binding.text("run"))
     yield from _run(binding, where)
 
 
@@ -143,49 +143,6 @@ def _faults(binding, where, hardware, faults):
 def _empty(binding, key):
     found = binding.get(key)
     return found is None or found.value == []
-
-
-def _value(value, where, run):
-    unit = value.text("unit")
-    if unit is not None and unit not in UNITS:
-        got = f"got {quoted(unit)}" if unit else "there is none"
-        yield (value.line_of("unit"), "APRNB-014",
-               f"{where}.unit: need one of {', '.join(UNITS)}; {got}")
-    elif unit and unit != "nats" and _is_loss(value, run):
-        yield (value.line_of("unit"), "APRNB-018",
-               f"{where}.unit: this is a loss, and a loss is in nats, not {unit}")
-    yield from _bounds(value, where)
-
-
-def _is_loss(value, run):
-    """Whether a value is a loss, by its name or by that of the key which it is read from."""
-    return any(LOSS.search(name or "") for name in (value.text("quantity"), run))
-
-
-def _bounds(value, where):
-    for side, other in (("lower", "upper"), ("upper", "lower")):
-        if value.get(side) is None:
-            yield (value.line_of(other), "APRNB-015",
-                   f"{where}: no `{side}` bound: a value that is absurd on that side would pass")
-    lower, upper = (_number(value.get(side)) for side in ("lower", "upper"))
-    if lower is None or upper is None:
-        return
-    if lower >= upper:
-        yield (value.line_of("lower"), "APRNB-016",
-               f"{where}: lower {lower} is not below upper {upper}")
-        return
-    if value.get("plausible") is None:
-        return
-    band = [_number(node) for node in value.list("plausible")]
-    if None not in band and not (len(band) == 2 and lower <= band[0] < band[1] <= upper):
-        yield (value.line_of("plausible"), "APRNB-017",
-               f"{where}.plausible: need two rising numbers within {lower} to {upper}, "
-               f"got {str(band):.60}")
-
-
-def _number(node):
-    """The number of a node; None where it is something else."""
-    return node.value if node is not None and type(node.value) in (int, float) else None
 
 
 def _run(binding, where):
