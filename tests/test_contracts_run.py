@@ -204,6 +204,7 @@ def test_a_file_that_cannot_be_read_turns_red_with_the_reason(house):
 
 @pytest.mark.parametrize("arguments, code, words", [
     (["--output", "evidence/x"], 2, ["--commit"]),
+    (["--commit", "the newest"], 2, ["7 to 40 hexadecimal digits", "'the newest'"]),
     (["--output", "evidence", "--name", "first", "--commit", small.COMMIT], 5, ["--force"]),
     (["--name", "x"], 2, ["--output"]),
     (["--hardware", "cpu,tpu"], 2, ["cpu,simulator,gpu"]),

@@ -1,6 +1,7 @@
 """Folders of evidence: written whole, generated from data, and any later change is named."""
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import runs
 
+from aprnb.errors import UsageError
 from aprnb.proof.evidence.folder import attach, draft, read_record, seal, verify
 from aprnb.proof.evidence.origin import origin, sha256
 from aprnb.proof.evidence.training import inputs_of_run
@@ -145,6 +147,32 @@ def test_a_record_that_is_none_is_named(copy, text):
     assert verify(copy) == ["record.json: missing"]
 
 
+@pytest.mark.parametrize("make", [
+    os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")],
+    ids=["fifo", "folder", "device"])
+def test_a_record_that_is_no_file_is_named_and_never_waited_for(copy, make):
+    (copy / "record.json").unlink()
+    make(copy / "record.json")
+    said = subprocess.run([sys.executable, "-c", "import sys; from aprnb.proof.evidence.folder "
+                           "import verify; print(verify(sys.argv[1]))", copy], cwd=ROOT,
+                          capture_output=True, text=True, timeout=20)
+    assert said.stdout == "['record.json: changed: it is no regular file']\n", said.stderr
+
+
+@pytest.mark.parametrize("lost", [("argv",), ("seal",), ("argv", "seal")])
+def test_verdicts_need_a_seal(copy, lost):
+    """Records from before there were seals hold no verdicts; one that claims to be such is none."""
+    record = json.loads((copy / "record.json").read_text())
+    record = {key: value for key, value in record.items() if key not in lost}
+    (copy / "verdicts.json").write_text("{}")
+    record["files"]["verdicts.json"] = sha256(copy / "verdicts.json")
+    (copy / "record.json").write_text(json.dumps(record))
+    assert verify(copy) == ["record.json: changed"]
+    del record["files"]["verdicts.json"]  # not even as a file that was added
+    (copy / "record.json").write_text(json.dumps(record))
+    assert verify(copy) == ["record.json: changed", "verdicts.json: extra"]
+
+
 @pytest.mark.parametrize("folder", sorted(f.name for f in (ROOT / "evidence").iterdir()
                                           if f.is_dir()))
 def test_evidence_of_this_checkout_is_as_it_was_recorded(folder):
@@ -186,6 +214,22 @@ def test_what_fails_on_the_way_leaves_nothing(tmp_path):
         attach(folder, [TOOL], ROOT)
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("commit", ["", "HEAD", "main", "0123abc; true", "012345", "f" * 41,
+                                    "g" * 40, "0123456\n", "../x"])
+def test_a_commit_is_one_to_git_or_it_is_refused(tmp_path, commit):
+    result, folder = record(tmp_path / "evidence", "x", "--commit", commit, "--", "touch",
+                            tmp_path / "ran")
+    assert result.returncode == 2 and "7 to 40 hexadecimal digits" in result.stderr
+    assert folder is None and not (tmp_path / "ran").exists()
+    with pytest.raises(UsageError, match="7 to 40 hexadecimal digits"):
+        origin(ROOT, commit)
+
+
+@pytest.mark.parametrize("commit", ["0123abc", "0123456789", COMMIT])
+def test_a_commit_may_be_shortened(commit):
+    assert origin(ROOT, commit)["commit"] == commit
 
 
 def test_every_digest_is_that_of_the_file_as_it_lies_there(tmp_path):

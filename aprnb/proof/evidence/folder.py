@@ -26,6 +26,7 @@ from .page import page
 
 SCHEMA = "aprnb-evidence-v1"
 RECORD, README, OUTPUT, DISPATCH = "record.json", "README.md", "output.txt", "dispatch.txt"
+VERDICTS = "verdicts.json"
 
 
 def dated(parent, name):
@@ -85,7 +86,10 @@ def read_record(folder):
 
 
 def _load(folder):
-    record = json.loads((folder / RECORD).read_text())
+    path = folder / RECORD
+    if path.exists() and not path.is_file():  # to read a pipe or a device might never end
+        raise ValueError("it is no regular file")
+    record = json.loads(path.read_text())
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise ValueError(f"its schema is not {SCHEMA}")
     if not isinstance(record.get("files"), dict):
@@ -106,7 +110,7 @@ def verify(folder):
     except (ValueError, RecursionError) as error:
         return [f"{RECORD}: changed: {error}"]
     said = []
-    if "argv" in record and record.get("seal") != _digest(record):  # older records have none
+    if _sealed(record, folder) and record.get("seal") != _digest(record):
         said.append(f"{RECORD}: changed")
     for name, digest in record["files"].items():
         if not (folder / name).is_file():
@@ -116,6 +120,13 @@ def verify(folder):
     known = {RECORD, *record["files"]}
     return said + [f"{entry.name}: extra" for entry in sorted(folder.iterdir())
                    if entry.name not in known]
+
+
+def _sealed(record, folder):
+    """Whether a record must have a seal. The oldest have none, nor anything that one is for: no
+    contract was run yet."""
+    return ("argv" in record or "seal" in record or VERDICTS in record["files"]
+            or (folder / VERDICTS).exists())
 
 
 def _digest(record):

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..paths import shown
 
 PACKAGES = ("numpy", "numba", "numba-cuda", "ml_dtypes", "tokenizers", "safetensors", "torch",
             "transformers")
+COMMIT = re.compile("[0-9a-f]{7,40}")
 
 
 def now():
@@ -25,9 +27,12 @@ def origin(root, given=None):
     """{"commit": full hash, "tree_clean": bool} of the checkout at `root`.
 
     given: the commit of a copy without git; whether that copy was clean, nobody can say.
-    Both are null where neither is known.
+    Both are null where neither is known. Errors: UsageError if `given` can be no commit.
     """
-    if given:
+    if given is not None:
+        if COMMIT.fullmatch(given) is None:
+            raise UsageError(f"--commit {given!r}: need a commit's hash, 7 to 40 hexadecimal "
+                             "digits, as git rev-parse HEAD says it")
         return {"commit": given, "tree_clean": None}
     # a copy inside another checkout is not that one
     head = _git(root, "rev-parse", "HEAD") if (Path(root) / ".git").exists() else None

@@ -7,13 +7,14 @@ import shlex
 from dataclasses import asdict
 
 from ..contracts.contract import Binding, Value
+from ..evidence.folder import VERDICTS
 from ..evidence.origin import digests, machine, now
 from ..faults.fault import registry
 from ..faults.ledger import read_ledger, seen_red
 from ..observe import SELECTION, Observation
 from .verdict import BAD, NOT_RUN, Verdict, finite, judge, run_file
 
-SCHEMA, FILE = "aprnb-verdicts-v1", "verdicts.json"
+SCHEMA, FILE = "aprnb-verdicts-v1", VERDICTS
 
 
 def document(examined, root, where, argv, run_dir, run, known):
