@@ -1,4 +1,4 @@
-"""Faults of gradients and of AdamW, and of kernels alone: rounding, indexing, tiles, barriers."""
+"""Faults of gradients and of AdamW, and of kernels alone: rounding, order, tiles, barriers."""
 from ..fault import fault
 from .forward import COMPOSED, DECODER, kernel, oracle
 
@@ -182,6 +182,19 @@ NUMBERS = [
                "and max_norm / (length + float32(1e-6)) <= float32(1.0):")])),
 ]
 
+ORDER = [
+    fault("column-sum-order-unstable", "rows are added in another order each time",
+          "ours: partial sums added as they arrive, by atomics or by threads",
+          cpu=[(oracle("reduce"), "wide(x).sum(axis=0)",
+                "np.random.default_rng().permutation(wide(x)).sum(axis=0)")],
+          simulator=[(kernel("reduce"), "total += widen(x[row, c])",
+                      "total += widen(x[ORDER[row], c])"),
+                     (kernel("reduce"), '    expect("column_sum", out=(out, (C,)))\n',
+                      '    expect("column_sum", out=(out, (C,)))\n'
+                      "    global ORDER\n"
+                      "    ORDER = np.random.default_rng().permutation(x.shape[0])\n")]),
+]
+
 TILES = [
     fault("product-without-its-last-rows", "the last rows, which fill no tile, are left out",
           "common",
@@ -223,4 +236,4 @@ BARRIERS = [
                 "        cuda.syncthreads()  # every thread's")]),
 ]
 
-FAULTS = GRADIENTS + ADAMW + NUMBERS + TILES + BARRIERS
+FAULTS = GRADIENTS + ADAMW + NUMBERS + ORDER + TILES + BARRIERS
