@@ -209,3 +209,19 @@ def test_layers_that_are_claimed_and_not_there(models, tmp_path):
         open_model(rewritten(models, tmp_path, num_layers=27))
     with pytest.raises(LoadError, match="288 tensors do not fit Qwen2ForCausalLM with 26 layers"):
         open_model(rewritten(models, tmp_path, num_layers=26))
+
+
+@pytest.mark.parametrize("generation, config, token, want", [
+    ([0, 62], 7, None, (0, 62)), (62, [0, 7], "!", 62), (None, [0, 62], "!", (0, 62)),
+    ([], 7, None, 7), (None, None, "!", 1), (None, None, None, None)])
+def test_a_folder_and_its_import_end_texts_alike(tmp_path, generation, config, token, want):
+    """By the ids of generation_config.json, else of config.json, else by the token's name: the
+    order of transformers."""
+    folder = hf.folder(tmp_path / "m", hf.tensors(), hf.config(eos_token_id=config))
+    for name, words in (("generation_config", {"eos_token_id": generation}),
+                        ("tokenizer_config", {"eos_token": token})):
+        (folder / f"{name}.json").write_text(json.dumps(words))
+    import_model(folder, tmp_path / "m.apr")
+    for path in (folder, tmp_path / "m.apr"):
+        with open_model(path) as source:
+            assert source.config.eos_token_id == want, path

@@ -17,6 +17,7 @@ from .apr_reader import read_apr
 from .hf_folder import HfModel, open_hf, read_json
 from .names import EMBEDDING, HEAD, compare_names, expected_tensors, is_buffer, is_state, summary
 from .tensors import CHUNK, DENSE, TensorFile
+from .tokenizer_keys import special_id_keys, token_ids
 
 
 @dataclass
@@ -70,7 +71,7 @@ def open_model(path):
     """
     source = open_tensors(path)
     if isinstance(source, HfModel):
-        config, notes = config_of_folder(source), []
+        config, notes = config_of_folder(source).with_(eos_token_id=end_of_text(source)), []
         texts = source.text("tokenizer.json"), {"chat_template": chat_template(source)}
     else:
         config, notes = hyper_parameters(source)
@@ -90,6 +91,18 @@ def open_model(path):
 def config_of_folder(model):
     """ModelConfig from the config.json of an HfModel."""
     return from_hf(model.json("config.json", needed=True), model.folder / "config.json")
+
+
+def end_of_text(model):
+    """Id or tuple of ids that end a text of an HfModel, as import finds them; None: nobody says."""
+    config, generation, tokenizer = (model.json(f"{name}.json") or {} for name in (
+        "config", "generation_config", "tokenizer_config"))
+    keys = special_id_keys(config, generation, {}, {})
+    text = model.text("tokenizer.json")
+    if "tokenizer.eos_token_id" not in keys and "eos_token" in tokenizer and text:
+        keys = special_id_keys({}, {}, tokenizer, token_ids(text, model.folder / "tokenizer.json"))
+    several = keys.get("tokenizer.eos_token_ids")
+    return tuple(several) if several else keys.get("tokenizer.eos_token_id")
 
 
 def hyper_parameters(file):
