@@ -54,7 +54,7 @@ TEXTS = [
           "ours: the order in which a folder lists them is the disk's own",
           cpu=[(CORPUS, "key=lambda file: file.relative_to(path).parts)",
                 "key=lambda file: file.relative_to(path).parts, reverse=True)")]),
-    fault("bad-files-unnamed", "any share of files that are not UTF-8 is skipped",
+    fault("bad-files-without-limit", "any share of files that are not UTF-8 is skipped",
           "ours: half a corpus gone, and a warning",
           cpu=[(CORPUS, "MAX_SKIPPED = 0.01 ", "MAX_SKIPPED = 1.00 ")]),
 ]
