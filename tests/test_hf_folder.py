@@ -1,4 +1,4 @@
-"""Hugging Face folders: which weight files are taken, what an index must hold, texts beside them."""
+"""Hugging Face folders: which weight files are taken, what an index must hold, their texts."""
 import json
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Moments of a stream: each figure by hand, with weights, in pieces, and at the ends of the range."""
+"""Moments of a stream: each figure by hand, with weights, in pieces, at the ends of the range."""
 import numpy as np
 import pytest
 
