@@ -103,6 +103,18 @@ def test_untied_llama_with_scaled_rope_equals_pytorch():
     assert worst < 1e-5  # float32 rounding; the limits leave two orders more
 
 
+def test_a_llama_of_another_theta_and_eps_equals_pytorch(tmp_path):
+    """The same weights: their own theta and eps are what code that fixes them fixes them at."""
+    settings = json.loads((LLAMA / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"rope_theta": 5e5,
+                                                                 "rms_norm_eps": 1e-3}))
+    (tmp_path / "model.safetensors").symlink_to(LLAMA / "model.safetensors")
+    reference = read_reference(LLAMA / "other.npz")
+    assert reference["logits_last"].shape == (1, 48, 272)
+    checks = rows(tmp_path, reference)
+    assert departing(checks) == [] and max(c["value"] for c in checks if c["limit"] < 1) < 1e-5
+
+
 def test_trained_qwen2_equals_pytorch():
     folder = shared("data", "qwen2-py-10m")
     checks = rows(folder, read_reference(folder / "reference.npz"))
