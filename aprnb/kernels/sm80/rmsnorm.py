@@ -85,11 +85,13 @@ def make_form(item, tag):
         projected=projected, input_gradient=input_gradient)
 
 
-def make_row_sum(threads):
+def make_row_sum(threads, whole_block):
     """row_sum(place, value): the sum over the `threads` threads of a row, for all of them.
 
     `place` is the shared address of a float for each warp of the block; it may be used again once
-    the row's threads have met at another barrier.
+    the row's threads have met at another barrier. whole_block: every thread of the block is here.
+    (The row's warps alone could always wait for one another; compute-sanitizer loses track of who
+    has met whom while other warps of the block wait at another barrier.)
     """
     warps = threads // 32
 
@@ -97,10 +99,15 @@ def make_row_sum(threads):
     def row_sum(place, value):
         for distance in (16, 8, 4, 2, 1):
             value += shuffle_xor(value, distance)
+        if warps == 1:
+            return value
         first = place + np.uint32(4 * warps * cuda.threadIdx.y)
         store_shared_f32(first + np.uint32(4 * (cuda.threadIdx.x >> 5)), value)
-        # the row's warps alone: their sums stand before any is added
-        named_sync(1 + cuda.threadIdx.y, threads)
+        # the row's sums stand before any is added
+        if whole_block:
+            cuda.syncthreads()
+        else:
+            named_sync(1 + cuda.threadIdx.y, threads)
         value = load_shared_f32(first)
         for warp in range(1, warps):
             value += load_shared_f32(first + np.uint32(4 * warp))
@@ -110,7 +117,7 @@ def make_row_sum(threads):
 
 def make_forward(threads, form):
     """The forward kernel with `threads` threads a row."""
-    row_sum, item, size, shift = make_row_sum(threads), form.item, form.size, form.shift
+    row_sum, item, size, shift = make_row_sum(threads, False), form.item, form.size, form.shift
     load, load_beside, load_weights = form.load, form.load_beside, form.load_weights
     store, store_beside, plus = form.store, form.store_beside, form.plus
     square_sum, normalised = form.square_sum, form.normalised
@@ -169,7 +176,8 @@ def next_rstd(rstd, row, step, R):
 
 def make_backward(threads, form):
     """The backward kernel with `threads` threads a row."""
-    row_sum, fetch, rows = make_row_sum(threads), make_fetch(threads, form), THREADS // threads
+    row_sum, fetch = make_row_sum(threads, True), make_fetch(threads, form)
+    rows = THREADS // threads
     item, width, size, shift = form.item, form.width, form.size, form.shift
     load_weights, get, get_beside, store = form.load_weights, form.get, form.get_beside, form.store
     zeros, put = form.zeros, form.put
@@ -178,9 +186,10 @@ def make_backward(threads, form):
     @kernel("p p p p p p p i i f", registers=255, threads=THREADS, shared=STAGES * STAGE,
             name=f"rmsnorm_backward{form.tag}_{threads}", overlap=True)
     def rmsnorm_backward_kernel(dx, parts, dy, ds, x, w, rstd, R, C, share):
-        """Rows blockIdx.x + gridDim.x * threadIdx.y and on, every gridDim.x * rows-th; the sums of
-        dw over them go to row blockIdx.x of parts. Without ds there is nothing to add; dx may be
-        ds. share: 1 / C."""
+        """Rows blockIdx.x + gridDim.x * threadIdx.y and on, every gridDim.x * rows-th; what lies
+        behind the last one counts as zeros, so that all of a block meet. The sums of dw over them
+        go to row blockIdx.x of parts. Without ds there is nothing to add; dx may be ds.
+        share: 1 / C."""
         overlap_previous()
         ring = shared_address(cuda.shared.array(0, float32, alignment=ALIGNMENT))
         partial = cuda.shared.array(TWO_SETS, float32)
@@ -194,22 +203,22 @@ def make_backward(threads, form):
 
         weights = load_weights(weights_at, size * threads, threads, left)
         dw, count, inverses = zeros(), np.int32(0), next_rstd(rstd, row, step, R)
-        while row < R:
+        first = np.int32(cuda.blockIdx.x)
+        while first < R:
             turn = count & 1
             here = place + np.uint32(turn * STAGE)
             if count == 32:
                 count, inverses = np.int32(0), next_rstd(rstd, row, step, R)
             r = shuffle_from(inverses, count)
             wait_for_row()
-            v = get(here + ARRAY)
+            v, left_of_row = get(here + ARRAY), left if row < R else 0
             dw, inner, projection = projected(dw, get_beside(here), weights, v, r)
             # two sets in turn: whoever writes one again has met all readers at the other's barrier
-            shift_of_row = share * row_sum(meeting + np.uint32(turn * SET), projection) * r * r
-            store(dx + np.uint64(item * row * C + own), 16 * threads, threads, left,
-                  input_gradient(get(here + 2 * ARRAY), inner, v, shift_of_row))
+            towards = share * row_sum(meeting + np.uint32(turn * SET), projection) * r * r
+            store(dx + np.uint64(item * row * C + own), 16 * threads, threads, left_of_row,
+                  input_gradient(get(here + 2 * ARRAY), inner, v, towards))
             fetch(here, dy, x, ds, row + STAGES * step, R, C)
-            row = np.int32(row + step)
-            count = np.int32(count + 1)
+            first, row, count = np.int32(first + step), np.int32(row + step), np.int32(count + 1)
         wait_for_all()
         cuda.syncthreads()  # all rows are read, no copy is on its way: their place is free
         put(ring + np.uint32(4 * width * VECTORS * threads * cuda.threadIdx.y + width // 4 * own),
