@@ -117,6 +117,12 @@ def test_equal_means_equal_bits_of_one_dtype_and_equal_values_of_two(tmp_path):
         assert row(tmp_path, f32(values[0], 1), np.float64([values[1], 1]))["differs"] == ["dtype"]
 
 
+def test_figures_are_of_float64(tmp_path):
+    """Squares of 1e30 are beyond the range of float32."""
+    got = row(tmp_path, f32(1e30, 0), f32(-1e30, 0))
+    assert (got["cosine"], got["max_error"]) == (-1.0, 2 * float(np.float32(1e30)))
+
+
 @pytest.mark.filterwarnings("error")
 def test_figures_that_do_not_exist_are_none(tmp_path):
     for a, b, cosine, error in ((f32(0, 0), f32(3, 4), None, 4.0),

@@ -72,7 +72,7 @@ def _compare_values(left, right, name):
         x, y = x.astype("f8"), y.astype("f8")
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite ends as None
             dot, aa, bb = dot + float(x @ y), aa + float(x @ x), bb + float(y @ y)
-            worst = float(np.maximum(worst, abs(x - y).max(initial=0.0)))  # max() drops a NaN
+            worst = float(np.maximum(worst, abs(x - y).max()))  # max() drops a NaN
     scale = math.sqrt(aa) * math.sqrt(bb)
     cosine = dot / scale if scale and math.isfinite(scale) and math.isfinite(dot) else None
     return equal, cosine, worst if math.isfinite(worst) else None
