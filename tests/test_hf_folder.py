@@ -40,7 +40,7 @@ def test_one_file_comes_first_then_the_index_then_every_shard(tmp_path):
         if gone:
             (tmp_path / gone).unlink()
         assert weight_files(tmp_path) == [tmp_path / f"{n}.safetensors" for n in names]
-        with open_hf(tmp_path) as model:
+        with open_hf(str(tmp_path)) as model:
             assert sorted(model.tensors) == names
             assert [f.path.stem for f in model.files] == names
 
