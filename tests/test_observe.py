@@ -104,3 +104,15 @@ def test_whatever_a_test_says_the_next_one_is_heard(root):
     assert seen["test_fails_as_expected"].outcome == "skipped"
     assert seen["test_fails_as_expected"].reason == "it is expected to fail: some day"
     assert seen["test_reports_twice"].properties == {"first_loss": "[99.0, 1.0]"}
+
+
+def test_packages_on_the_callers_path_are_found_behind_the_checkout(root, tmp_path, monkeypatch):
+    """Where they are not installed: the path was once replaced, and other versions were seen."""
+    for package in ("only_on_the_path", "aprnb"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("")
+    (root / "tests/test_path.py").write_text(
+        "def test_path():\n    import only_on_the_path\n    import aprnb.errors\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    [seen] = run_tests(root, ["tests/test_path.py::test_path"], "cpu", 100)
+    assert seen.outcome == "passed", seen.reason

@@ -51,9 +51,11 @@ def run_tests(root, nodes, hardware, timeout, log=None):
     """
     with tempfile.TemporaryDirectory(prefix="aprnb-observe-") as folder:
         report = Path(folder) / "observations.jsonl"
+        # the checkout in front of whatever packages the caller has put on the path
+        path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
         env = os.environ | {
             WHERE: str(report), WANTED: "\n".join(nodes),
-            "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1",
             "PYTEST_ADDOPTS": "",  # nobody's -k or -x decides what is observed
             "NUMBA_ENABLE_CUDASIM": "1" if hardware == "simulator" else "0"}
         # a conftest.py above tests/ could soften them, and no digest knows of it
