@@ -21,9 +21,12 @@ def texts():
 
 @pytest.fixture
 def corpus(tmp_path, texts):
-    lines = [json.dumps({"content": text}) for text in texts]
-    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
-    return Corpus([tmp_path / "corpus.jsonl"])
+    return corpus_of(texts, tmp_path / "corpus.jsonl")
+
+
+def corpus_of(texts, file):
+    file.write_text("\n".join(json.dumps({"content": text}) for text in texts))
+    return Corpus([file])
 
 
 def encode(corpus, output, **options):
@@ -75,14 +78,17 @@ def test_bytes_do_not_depend_on_the_workers(tmp_path, corpus, texts, monkeypatch
     assert small_tokenizer().decode(ids_in(tmp_path / "5")) == "<|endoftext|>".join(texts)
 
 
-def test_a_shard_closes_after_the_document_that_fills_it(tmp_path, corpus, texts):
-    manifest = encode(corpus, tmp_path / "out", eos_policy="after", shard_tokens=20_000)
+def test_a_shard_closes_after_the_document_that_fills_it(tmp_path, texts):
+    texts = [*texts, "# a last document that fills no shard, whatever stands before it\n"]
+    manifest = encode(corpus_of(texts, tmp_path / "corpus.jsonl"), tmp_path / "out",
+                      eos_policy="after", shard_tokens=20_000)
     sizes, current = [], 0
     for text in texts:
         current += len(small_tokenizer().encode(text)) + 1
         if current >= 20_000:
             sizes, current = [*sizes, current], 0
     sizes += [current] if current else []
+    assert len(sizes) > 2 and sizes[-1] < 20_000 <= min(sizes[:-1])
     assert [entry["tokens"] for entry in manifest["shards"]] == sizes
     assert sum(entry["documents"] for entry in manifest["shards"]) == len(texts)
     for entry in manifest["shards"]:
