@@ -225,3 +225,12 @@ def test_a_folder_and_its_import_end_texts_alike(tmp_path, generation, config, t
     for path in (folder, tmp_path / "m.apr"):
         with open_model(path) as source:
             assert source.config.eos_token_id == want, path
+
+
+def test_a_tokenizer_in_which_no_end_of_text_can_be_looked_up(tmp_path):
+    folder = hf.folder(tmp_path / "m", hf.tensors(), hf.config(eos_token_id=None))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(LoadError) as caught:
+        open_model(folder)
+    assert str(caught.value).startswith(f"{folder / 'tokenizer.json'}: is no tokenizer.json with a")
