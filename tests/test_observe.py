@@ -1,7 +1,10 @@
 """What bound tests did, as it is seen from outside: one that goes wrong takes no other with it."""
+import sys
+
 import pytest
 import small_checkout as small
 
+from aprnb.errors import MissingPackageError
 from aprnb.proof.observe import run_tests
 
 FILE = "tests/test_small.py"
@@ -116,3 +119,23 @@ def test_packages_on_the_callers_path_are_found_behind_the_checkout(root, tmp_pa
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     [seen] = run_tests(root, ["tests/test_path.py::test_path"], "cpu", 100)
     assert seen.outcome == "passed", seen.reason
+
+
+@pytest.mark.parametrize("name, value", [("PYTHONOPTIMIZE", "1"), ("PYTEST_PLUGINS", "softener"),
+                                         ("PYTEST_ADDOPTS", "-k test_passes")])
+def test_nothing_around_it_softens_a_test(root, tmp_path, monkeypatch, name, value):
+    """An assertion in a helper, as in the judge of the kernels: pytest does not rewrite it."""
+    (tmp_path / "softener.py").write_text("def pytest_pyfunc_call(pyfuncitem):\n    return True\n")
+    (root / "tests/helper.py").write_text("def judge():\n    assert 1 + 1 == 3\n")
+    (root / "tests/test_judged.py").write_text(
+        "import helper\n\ndef test_judged():\n    helper.judge()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv(name, value)
+    [seen] = run_tests(root, ["tests/test_judged.py::test_judged"], "cpu", 100)
+    assert seen.outcome == "failed" and seen.judged
+
+
+def test_without_pytest_nothing_is_called_red(root, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytest", None)
+    with pytest.raises(MissingPackageError, match="tools/setup test"):
+        observe(root, "test_passes")

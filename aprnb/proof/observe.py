@@ -5,8 +5,10 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
+from ..errors import MissingPackageError
 from .paths import shorten
 
 PLUGIN = "aprnb.proof.observer"
@@ -14,6 +16,7 @@ WHERE = "APRNB_OBSERVATIONS"  # environment: the file that the plugin writes
 WANTED = "APRNB_WANTED"  # environment: the nodes that it keeps, one a line
 NOW = ".now"  # behind the name of the file that it writes: one with the test that runs
 SELECTION = {"cpu": "not sim and not gpu", "simulator": "sim", "gpu": "gpu"}
+SOFTENERS = ("PYTHONOPTIMIZE", "PYTHONWARNINGS")  # no assertions; no warnings that are errors
 NO_TESTS = 5  # exit code of pytest
 
 
@@ -48,16 +51,14 @@ def run_tests(root, nodes, hardware, timeout, log=None):
     Whole files are collected, so that a node which is not there, or a file that cannot be read,
     stops no other. A process that ends in any other way than with a report is one observation, an
     error, of the test that ran.
+    Errors: MissingPackageError without pytest.
     """
+    if find_spec("pytest") is None:
+        raise MissingPackageError(f"bound tests are run by pytest, which {sys.executable} does not "
+                                  "have; in a checkout `tools/setup test` brings it into .venv")
     with tempfile.TemporaryDirectory(prefix="aprnb-observe-") as folder:
         report = Path(folder) / "observations.jsonl"
-        # the checkout in front of whatever packages the caller has put on the path
-        path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-        env = os.environ | {
-            WHERE: str(report), WANTED: "\n".join(nodes),
-            "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTEST_ADDOPTS": "",  # nobody's -k or -x decides what is observed
-            "NUMBA_ENABLE_CUDASIM": "1" if hardware == "simulator" else "0"}
+        env = _environment(root, hardware) | {WHERE: str(report), WANTED: "\n".join(nodes)}
         # a conftest.py above tests/ could soften them, and no digest knows of it
         command = [sys.executable, "-m", "pytest", "-q", "-p", PLUGIN, "-p", "no:cacheprovider",
                    "--continue-on-collection-errors", "--confcutdir=tests",
@@ -78,6 +79,17 @@ def run_tests(root, nodes, hardware, timeout, log=None):
             seen.append(_ended(report, nodes, f"pytest ended with {done.returncode}: "
                                               f"{shorten(last, root)}"))
         return seen
+
+
+def _environment(root, hardware):
+    """The caller's, but for what would soften a test: no -k or -x, no plugin, no -O decides what is
+    observed."""
+    kept = {name: value for name, value in os.environ.items()
+            if not name.startswith("PYTEST_") and name not in SOFTENERS}
+    # the checkout in front of whatever packages the caller has put on the path
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    return kept | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1",
+                   "NUMBA_ENABLE_CUDASIM": "1" if hardware == "simulator" else "0"}
 
 
 def _running(report):
