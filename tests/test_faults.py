@@ -166,6 +166,8 @@ def test_what_is_recorded_where_nothing_can_run_is_the_test_and_what_was_seen_be
     assert list(seen) == ["wrong-code"] and recorded(*run(copy, trial, unusable=away)) == seen
     weaken(copy)
     assert recorded(*run(copy, trial, unusable=away)) == {}, "seen red before the change"
+    forgotten, = run(copy, trial, ledger=read_ledger(copy), unusable=away)
+    assert forgotten.skipped == "no CPU found; as it stands it was never seen red"
     (copy / "tests/test_probe.py").write_text(PROBE)
 
 

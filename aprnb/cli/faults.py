@@ -13,7 +13,8 @@ Examples:
 
 \b
 Exit codes: 0 every fault red with and green without; 2 usage or unknown fault; 3 not in a
-checkout; 5 a fault that is not seen, a test that is red without it, or one that changed."""
+checkout; 5 a fault that is not seen, a test that is red without it, or one that changed; 9 pytest
+is missing."""
 
 LIST = """\b
 Examples:

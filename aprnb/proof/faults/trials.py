@@ -155,8 +155,11 @@ def _judge(seen):
 
 
 def _skipped(checkout, trial, reason, ledger):
-    """Nothing was run; that its tests are no longer those that were recorded can be said."""
+    """Nothing was run; that its tests are no longer those that were recorded can be said, or that
+    they were never seen red as they stand: a record made here forgets what was seen before."""
     entry = (ledger or {}).get(trial.falsifier.id)
+    if entry and trial.fault.id not in entry["red"]:
+        reason += "; as it stands it was never seen red"
     return _result(trial, skipped=reason,
                    problem=_changed(checkout, trial, entry) if entry else "")
 
