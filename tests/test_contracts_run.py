@@ -334,6 +334,31 @@ def test_a_record_that_does_not_say_when_and_of_what_is_named(house, key, value)
     assert {f["verdict"] for f in report["contracts"][0]["falsifiers"]} == {"TAMPERED"}
 
 
+@pytest.mark.parametrize("key, value", [
+    ("files", {"\ud800": ""}), ("files", {"a" * 300: ""}), ("commit", "\ud800")])
+def test_a_hostile_record_is_a_finding_of_its_folder_alone(house, key, value):
+    """The report goes on: what other folders say is told, on a terminal too."""
+    small.contracts(house[0], "run", "contracts/good-v1.yaml", "--output", "evidence/second",
+                    "--commit", small.COMMIT)
+    record = json.loads((house[1] / "record.json").read_text())
+    (house[1] / "record.json").write_text(json.dumps(record | {key: value}))
+    result = small.contracts(house[0], "status")
+    refused(result, 5, f"{house[1].name}: record.json: changed")
+    assert f"TAMPERED {house[1].name}: record.json: changed" in result.stdout
+    assert result.stdout.count("2 folders of evidence") == 1
+    assert "TAMPERED second" not in result.stdout
+
+
+@pytest.mark.parametrize("key", ["reason", "inputs"])
+def test_a_row_without_what_is_told_of_it_is_named(house, key):
+    document = json.loads((house[1] / "verdicts.json").read_text())
+    del document["verdicts"][0][key]
+    (house[1] / "verdicts.json").write_text(json.dumps(document))
+    rewrite(house[1], json.loads((house[1] / "record.json").read_text()))
+    refused(small.contracts(house[0], "status"), 5,
+            f"verdicts.json: cannot be judged: KeyError '{key}'")
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": "x"}', '{"schema": "aprnb-verdicts-v1"}',
                                   '{"schema": "aprnb-verdicts-v1", "run": null, "verdicts": [1]}'])
 def test_verdicts_that_cannot_be_judged_are_named(house, text):

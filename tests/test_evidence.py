@@ -147,6 +147,23 @@ def test_a_record_that_is_none_is_named(copy, text):
     assert verify(copy) == ["record.json: missing"]
 
 
+@pytest.mark.parametrize("name, said", [
+    ("\ud800", r"\ud800: missing"), ("a" * 300, "a" * 80 + "...: cannot be read: File name too"),
+    ("a\0b", r"a\x00b: missing"), ("a\nb\x1b[2J", r"a\nb\x1b[2J: missing")])
+def test_a_record_that_lists_a_name_of_no_file_is_named(copy, name, said):
+    record = json.loads((copy / "record.json").read_text())
+    record["files"][name] = "0" * 64
+    (copy / "record.json").write_text(json.dumps(record))
+    first, second = verify(copy)
+    assert first == "record.json: changed" and second.startswith(said)
+    assert second.isprintable()
+
+
+def test_a_file_that_was_added_under_a_name_that_is_no_text_is_named(copy):
+    (copy / os.fsdecode(b"\xff.txt")).write_text("")
+    assert verify(copy) == [r"\udcff.txt: extra"]
+
+
 @pytest.mark.parametrize("make", [
     os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")],
     ids=["fifo", "folder", "device"])

@@ -22,6 +22,11 @@ def shorten(text, root):
     return ABSOLUTE.sub(lambda m: shown(m[0], root), text)
 
 
+def printable(text):
+    """A text for one line of any terminal: what cannot be shown stands as its code, as \\x1b."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def copy_shortened(source, target, root):
     """Copy a file, perhaps onto itself, with the absolute paths in it as `shown`. What holds a zero
     byte is no text and stays as it is."""

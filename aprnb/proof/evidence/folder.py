@@ -20,7 +20,7 @@ import re
 from pathlib import Path
 
 from ...formats.atomic import replace_folder, write_json, write_text
-from ..paths import copy_shortened, shorten
+from ..paths import copy_shortened, printable, shorten
 from .origin import digests, machine, now, sha256, versions
 from .page import page
 
@@ -96,7 +96,7 @@ def _load(folder):
         raise ValueError("it lists no files")
     elsewhere = [name for name in record["files"] if Path(name).name != name]
     if elsewhere:
-        raise ValueError(f"it lists a file that is not in the folder: {elsewhere[0]}")
+        raise ValueError(f"it lists a file that is not in the folder: {printable(elsewhere[0])}")
     return record
 
 
@@ -112,14 +112,25 @@ def verify(folder):
     said = []
     if _sealed(record, folder) and record.get("seal") != _digest(record):
         said.append(f"{RECORD}: changed")
-    for name, digest in record["files"].items():
-        if not (folder / name).is_file():
-            said.append(f"{name}: missing")
-        elif sha256(folder / name) != digest:
-            said.append(f"{name}: changed")
-    known = {RECORD, *record["files"]}
-    return said + [f"{entry.name}: extra" for entry in sorted(folder.iterdir())
-                   if entry.name not in known]
+    changes = {name: _change(folder / name, digest) for name, digest in record["files"].items()}
+    changes |= {entry.name: "extra" for entry in sorted(folder.iterdir())
+                if entry.name not in {RECORD, *record["files"]}}
+    return said + [f"{_short(name)}: {change}" for name, change in changes.items() if change]
+
+
+def _change(file, digest):
+    """What became of a file that the record lists; None: it is as it was."""
+    try:
+        if not file.is_file():
+            return "missing"
+        return None if sha256(file) == digest else "changed"
+    except OSError as error:  # its name is too long, or nobody may read it
+        return f"cannot be read: {error.strerror}"
+
+
+def _short(name):
+    """A file's name that somebody else wrote, in a line for a terminal."""
+    return printable(name if len(name) <= 80 else name[:80] + "...")
 
 
 def _sealed(record, folder):

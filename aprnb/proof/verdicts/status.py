@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..evidence.folder import RECORD, read_record, verify
 from ..hardware import SIDES
+from ..paths import printable
 from .document import FILE, SCHEMA, bound, judged_again
 from .verdict import DISCHARGED, NOT_RUN, RED
 
@@ -70,7 +71,7 @@ def _read(folder):
     try:
         record = read_record(folder)
         datetime.datetime.fromisoformat(record["date_utc"])
-        told = record["date_utc"], str(record["commit"]), record["tree_clean"]
+        told = record["date_utc"], printable(str(record["commit"])), record["tree_clean"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         problems = problems or [f"{RECORD}: {type(error).__name__} {error}"]
     try:
@@ -79,9 +80,9 @@ def _read(folder):
             if again.word != row["verdict"]:
                 problems.append(f"{FILE}: {row['falsifier']} is called {row['verdict']}, its own "
                                 f"data say {again.word}: {again.reason}".rstrip(": "))
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         problems.append(f"{FILE}: cannot be judged: {type(error).__name__} {error}")
-    return Evidence(folder.name, tuple(problems), tuple(rows), *told)
+    return Evidence(printable(folder.name), tuple(map(printable, problems)), tuple(rows), *told)
 
 
 def _judged_again(folder):
@@ -92,7 +93,8 @@ def _judged_again(folder):
     if document["schema"] != SCHEMA:
         raise ValueError(f"its schema is not {SCHEMA}")
     for row in document["verdicts"]:
-        yield row, judged_again(row, folder if document["run"] else None)
+        again = judged_again(row, folder if document["run"] else None)
+        yield row | {"reason": printable(row["reason"]), "inputs": dict(row["inputs"])}, again
 
 
 def proven(contracts, evidence):
