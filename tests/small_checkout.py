@@ -79,8 +79,8 @@ def falsifier(id, test, hardware, **more):
                       "hardware": hardware, **more}}
 
 
-def contracts(root, *arguments):
-    """`aprnb contracts ...` of that checkout."""
+def contracts(root, *arguments, cwd=None):
+    """`aprnb contracts ...` of that checkout, in its folder or another."""
     return subprocess.run([sys.executable, "-m", "aprnb", "contracts", *map(str, arguments)],
-                          cwd=root, capture_output=True, text=True, timeout=120,
+                          cwd=cwd or root, capture_output=True, text=True, timeout=120,
                           env=os.environ | {"PYTHONPATH": str(root)})

@@ -235,6 +235,12 @@ def test_with_force_a_record_is_replaced(house):
 
 # ---------------------------------------------------------------- status
 
+REPORTS_BREAK = '''
+def pytest_runtest_setup(item):
+    assert "reports" not in item.name
+'''
+
+
 def test_status_draws_every_verdict_again(told):
     result, report = status(told[0])
     refused(result, 5, "FALSIFY-SMALL-V1-002", "RED")
@@ -383,12 +389,57 @@ def test_evidence_of_another_binding_does_not_count(house, changes, word):
     assert f"its {word} changed since {house[1].name}" in one["reason"]
 
 
+def test_a_test_that_was_gutted_since_counts_no_more(house):
+    """Nor does the verdict of the other test of its file; without a change all stand."""
+    tests = house[0] / "tests/test_small.py"
+    assert good(house[0]) == {("DISCHARGED", "")}
+    tests.write_text(small.TESTS.replace("assert True", "return"))
+    assert good(house[0]) == {("NOT-RUN", f"tests/test_small.py changed since {house[1].name}")}
+    assert good(house[0], cwd=house[0] / "contracts") == good(house[0])
+    tests.write_text(small.TESTS)
+    assert good(house[0], cwd=house[0] / "contracts") == {("DISCHARGED", "")}
+
+
+def test_a_contract_that_changed_since_asks_for_its_falsifiers_again(house):
+    path = house[0] / "contracts/good-v1.yaml"
+    path.write_text(path.read_text().replace("a prediction", "another"))
+    assert good(house[0]) == {("NOT-RUN", f"contracts/good-v1.yaml changed since {house[1].name}")}
+
+
+def test_what_is_recorded_from_another_folder_is_of_the_same_files(house):
+    shutil.rmtree(house[1])
+    result = small.contracts(house[0], "run", "good-v1.yaml", "--output", house[1], "--commit",
+                             small.COMMIT, cwd=house[0] / "contracts")
+    assert result.returncode == 0 and good(house[0]) == {("DISCHARGED", "")}
+    assert "contracts/good-v1.yaml" in json.loads((house[1] / "record.json").read_text())["inputs"]
+
+
+def test_a_hardware_that_was_not_asked_for_is_told_by_the_folder(house):
+    """Where an older folder says more, that is told."""
+    root, older = house
+    record = json.loads((older / "record.json").read_text())
+    rewrite(older, record | {"date_utc": "2026-01-02T03:04:05+00:00"})
+    small.contracts(root, "run", "--hardware", "simulator", "--output", "evidence/second",
+                    "--commit", "f" * 40)
+    assert good(root) == {("DISCHARGED", "")}
+    (root / "tests/test_small.py").write_text(small.TESTS.replace("assert True", "return"))
+    assert good(root) == {("NOT-RUN", f"tests/test_small.py changed since {older.name}")}
+    shutil.rmtree(older)
+    assert good(root) == {("NOT-RUN", "not run in second")}
+
+
+def good(root, cwd=None):
+    """(verdict, reason) of the falsifiers of good-v1, as status tells them."""
+    result = small.contracts(root, "status", root / "contracts/good-v1.yaml", "--json", cwd=cwd)
+    (contract,) = json.loads(result.stdout)["contracts"]
+    return {(f["verdict"], f["reason"]) for f in contract["falsifiers"]}
+
+
 def test_the_newest_evidence_counts_and_one_that_was_not_run_does_not(house):
     root = house[0]
     record = json.loads((house[1] / "record.json").read_text())
     rewrite(house[1], record | {"date_utc": "2026-01-02T03:04:05+00:00"})
-    small.contract(root, "good-v1", ("test_is_skipped", "cpu", {}), ("test_reports", "cpu", LOSS))
-    (root / "tests/test_small.py").write_text(small.TESTS.replace("n / 2", "n * 9"))
+    (root / "tests/conftest.py").write_text(REPORTS_BREAK)
     small.contracts(root, "run", "contracts", "--output", "evidence/second", "--commit", "f" * 40)
     report = status(root)[1]
     one = falsifier_of(report, "FALSIFY-GOOD-V1-002")

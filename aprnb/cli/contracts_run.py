@@ -103,7 +103,8 @@ def status(paths, as_json):
     """What is proven, where, and how old the evidence is.
 
     Reads evidence/ anew: digests of its files, and every verdict from the outcomes and numbers
-    beside it. TAMPERED: one of them does not fit. A contract's status follows from the verdicts.
+    beside it. TAMPERED: one of them does not fit. NOT-RUN too: a contract or a test file changed
+    since. A contract's status follows from the verdicts.
     """
     from ..errors import CheckError
     from ..proof.verdicts.report import report

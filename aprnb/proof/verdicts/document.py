@@ -46,6 +46,13 @@ def bound(binding):
             "hardware": binding.hardware, "bounds": value, "run": binding.run}
 
 
+def judging(contract, falsifier, root):
+    """Files of the checkout that decide about a falsifier: its contract and those of its tests.
+    What the tests import is not among them."""
+    tests = {root / node.partition("::")[0] for node in falsifier.binding.tests}
+    return [contract.path.resolve(), *sorted(tests)]
+
+
 def judged_again(row, run_dir):
     """The verdict of what the row says was observed; that nothing was run stays so.
 
@@ -92,11 +99,9 @@ def _number(x):
 
 def _inputs(one, root, run_dir):
     """Digests of what a verdict depends on beside the package: contract, tests, the run's file."""
-    binding = one.falsifier.binding
-    files = {root / node.partition("::")[0] for node in binding.tests}
-    if binding.run and run_dir:
-        files.add(run_file(run_dir, binding.run))
-    return digests([one.contract.path, *sorted(files)], root)
+    run = one.falsifier.binding.run
+    return digests([*judging(one.contract, one.falsifier, root),
+                    *([run_file(run_dir, run)] if run and run_dir else ())], root)
 
 
 def _devices(run):

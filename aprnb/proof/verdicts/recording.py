@@ -12,10 +12,10 @@ from ..evidence.origin import origin, require_commit
 from ..evidence.training import attach_run, device_of_run, inputs_of_run
 from ..hardware import SIDES, unusable
 from ..paths import shorten, shown
-from .document import FILE, document
+from .document import FILE, document, judging
 from .examine import examine
 from .status import proven, read_evidence
-from .verdict import RED
+from .verdict import RED, UNASKED
 
 
 def run_contracts(paths, sides, run_dir, argv, commit=None):
@@ -50,7 +50,7 @@ def record_contracts(output, paths, sides, run_dir, argv, commit=None, notes=(),
 
 def _told(root, contracts, where, sides, run_dir, argv, log=None):
     run = _run_told(run_dir, root) if run_dir else None
-    known = proven(contracts, read_evidence(root / "evidence"))
+    known = proven(contracts, read_evidence(root / "evidence"), root)
     examined = examine(contracts, root, _idle(sides), run_dir, log)
     return document(examined, root, where, [shorten(word, root) for word in argv], run_dir, run,
                     known)
@@ -71,7 +71,7 @@ def _idle(sides):
         if side in idle:
             raise DeviceError(f"contracts run: --hardware {side}: {idle[side]}")
     unasked = [side for side in SIDES if sides and side not in sides]
-    return idle | {side: "not asked for (--hardware)" for side in unasked}
+    return idle | dict.fromkeys(unasked, UNASKED)
 
 
 def _devices(told):
@@ -81,7 +81,5 @@ def _devices(told):
 
 
 def _inputs(contracts, root, run_dir):
-    nodes = {node for c in contracts for f in c.falsifiers for node in f.binding.tests}
-    tests = {root / node.partition("::")[0] for node in nodes}
-    return [*(c.path for c in contracts), *sorted(tests),
-            *(inputs_of_run(run_dir) if run_dir else ())]
+    files = {file for c in contracts for f in c.falsifiers for file in judging(c, f, root)}
+    return [*sorted(files), *(inputs_of_run(run_dir) if run_dir else ())]

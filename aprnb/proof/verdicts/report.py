@@ -11,9 +11,9 @@ def report(paths=None):
 
     Errors: those of load_contracts.
     """
-    contracts = load_contracts(paths)
-    evidence = read_evidence(checkout() / "evidence")
-    known = proven(contracts, evidence)
+    root, contracts = checkout(), load_contracts(paths)
+    evidence = read_evidence(root / "evidence")
+    known = proven(contracts, evidence, root)
     today = datetime.datetime.now(datetime.timezone.utc).date()
     words = [p.verdict for p in known.values()]
     return {

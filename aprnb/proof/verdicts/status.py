@@ -4,8 +4,9 @@ No verdict is believed that a record claims. Its files must have their digests, 
 drawn again from the outcomes and numbers beside it; where either does not fit, it is TAMPERED. The
 outcomes themselves are believed: a digest is no signature, and who invents outcomes can seal them.
 Evidence counts only for the binding that it was taken for: when a contract names other tests,
-bounds or hardware, its falsifiers wait to be run again. That the code of a test or of the package
-changed since does not show here; commit and age do.
+bounds or hardware, and when its file or one of its tests' files is no more what it was, its
+falsifiers wait to be run again. Files are compared whole: a comment counts too. That the package
+changed since, or a file that tests import, does not show here; commit and age do.
 """
 import datetime
 import json
@@ -13,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..evidence.folder import RECORD, read_record, verify
+from ..evidence.origin import digests
 from ..hardware import SIDES
-from ..paths import printable
-from .document import FILE, SCHEMA, bound, judged_again
-from .verdict import DISCHARGED, NOT_RUN, RED
+from ..paths import printable, shown
+from .document import FILE, SCHEMA, bound, judged_again, judging
+from .verdict import DISCHARGED, NOT_RUN, RED, UNASKED
 
 TAMPERED = "TAMPERED"
 
@@ -97,32 +99,42 @@ def _judged_again(folder):
         yield row | {"reason": printable(row["reason"]), "inputs": dict(row["inputs"])}, again
 
 
-def proven(contracts, evidence):
+def proven(contracts, evidence, root):
     """Falsifier id -> Proven, for every falsifier of the contracts.
 
-    The newest evidence in which it was run for the binding that it has now counts, or, without
-    any, the reason why it was not run.  evidence: read_evidence().
+    The newest evidence in which it was run for the binding that it has now, by the files that the
+    checkout has now, counts, or, without any, the reason why it was not run.
+    evidence: read_evidence();  root: the checkout.
     """
-    return {f.id: _of(f, evidence) for contract in contracts for f in contract.falsifiers}
+    judges = [(f, judging(c, f, root)) for c in contracts for f in c.falsifiers]
+    now = digests({file for _, files in judges for file in files}, root)  # each is read once
+    names = {f.id: [shown(str(file), root) for file in files] for f, files in judges}
+    return {f.id: _of(f, {name: now[name] for name in names[f.id]}, evidence) for f, _ in judges}
 
 
-def _of(falsifier, evidence):
-    asked, best = bound(falsifier.binding), None
+def _of(falsifier, files, evidence):
+    """files: name -> digest that it has now, of those that decide about the falsifier."""
+    asked, stale, idle = bound(falsifier.binding), [], []
     for folder in evidence:
         row = next((r for r in folder.rows if r.get("falsifier") == falsifier.id), None)
         if row is None:
             continue
         if folder.problems:
             return Proven(falsifier, TAMPERED, folder.problems[0], folder, row)
-        changed = [key for key, value in asked.items() if key != "faults" and row.get(key) != value]
-        if changed:
-            best = best or Proven(falsifier, NOT_RUN, f"its {' and '.join(changed)} changed since "
-                                                      f"{folder.name}")
-        elif row["verdict"] != NOT_RUN:
-            return Proven(falsifier, row["verdict"], row["reason"], folder, row)
+        asks = [key for key, value in asked.items() if key != "faults" and row.get(key) != value]
+        changed = [name for name, digest in files.items() if row["inputs"].get(name) != digest]
+        if asks:
+            stale.append(f"its {' and '.join(asks)} changed since {folder.name}")
+        elif row["verdict"] == NOT_RUN:
+            unasked = row["reason"] == UNASKED
+            idle.append(f"not run in {folder.name}" if unasked else row["reason"])
+        elif changed:
+            stale.append(f"{' and '.join(changed)} changed since {folder.name}")
         else:
-            best = best or Proven(falsifier, NOT_RUN, row["reason"])
-    return best or Proven(falsifier, NOT_RUN, "never run with a record: contracts run --output")
+            return Proven(falsifier, row["verdict"], row["reason"], folder, row)
+    # that it was run once says more than that it was not run since
+    never = "never run with a record: contracts run --output"
+    return Proven(falsifier, NOT_RUN, [*stale, *idle, never][0])
 
 
 def supported_status(contract, known):
