@@ -207,14 +207,20 @@ def test_a_file_that_cannot_be_read_turns_red_with_the_reason(house):
     (["--commit", "the newest"], 2, ["7 to 40 hexadecimal digits", "'the newest'"]),
     (["--output", "evidence", "--name", "first", "--commit", small.COMMIT], 5, ["--force"]),
     (["--name", "x"], 2, ["--output"]),
+    *((["--output", "evidence", "--name", name, "--commit", small.COMMIT], 2, [repr(name), "'_'"])
+      for name in ("../../x", "a/b", ".x", "", "a b", "a\n", "\u00e4")),
+    (["--run-dir", "contracts", "contracts/good-v1.yaml"], 2, ["none", "reads a training run"]),
+    (["--run-dir", "contracts", "--hardware", "simulator"], 2, ["none", "reads a training run"]),
     (["--hardware", "cpu,tpu"], 2, ["cpu,simulator,gpu"]),
     (["--run-dir", "contracts"], 3, ["no folder of a training run"]),
     (["contracts/none.yaml"], 3, ["none.yaml"]),
     (["contracts/good-v1.yaml", "--hardware", "simulator"], 5, ["nothing to run", "not asked"]),
 ])
 def test_what_cannot_be_meant_is_refused_before_any_test_runs(told, arguments, code, words):
+    beside = sorted(f.name for f in told[0].parent.iterdir())
     refused(small.contracts(told[0], "run", *arguments), code, *words)
     assert [f.name[11:] for f in (told[0] / "evidence").iterdir()] == ["first"]
+    assert sorted(f.name for f in told[0].parent.iterdir()) == beside
 
 
 def test_a_gpu_that_is_asked_for_by_name_is_an_error(told):

@@ -244,6 +244,14 @@ def test_a_commit_is_one_to_git_or_it_is_refused(tmp_path, commit):
         origin(ROOT, commit)
 
 
+@pytest.mark.parametrize("name", ["../../x", "a/b", ".x", ".", "", "a b", "x\n"])
+def test_a_name_leads_nowhere_else_or_it_is_refused(tmp_path, name):
+    root = tmp_path / "house/evidence"
+    result, _ = record(root, name, "--commit", COMMIT, "--", "touch", tmp_path / "ran")
+    runs.refused(result, 2, repr(name), "letters, digits, '.', '_' and '-'")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("commit", ["0123abc", "0123456789", COMMIT])
 def test_a_commit_may_be_shortened(commit):
     assert origin(ROOT, commit)["commit"] == commit

@@ -62,10 +62,10 @@ def run(paths, hardware, run_dir, output, name, commit, notes, force, as_json):
     from ..proof.evidence.folder import dated
     from ..proof.verdicts.recording import record_contracts, run_contracts
     argv = ["aprnb", *sys.argv[1:]]
-    if not output and (name or notes or force):
+    if not output and (name is not None or notes or force):
         raise UsageError("contracts run: --name, --note and --force are about --output")
     if output:
-        folder = dated(output, name) if name else output
+        folder = output if name is None else dated(output, name)
         told = record_contracts(folder, paths, hardware, run_dir, argv, commit, notes, force)
     else:
         told = run_contracts(paths, hardware, run_dir, argv, commit)

@@ -19,6 +19,7 @@ import json
 import re
 from pathlib import Path
 
+from ...errors import UsageError
 from ...formats.atomic import replace_folder, write_json, write_text
 from ..paths import copy_shortened, printable, shorten
 from .origin import digests, machine, now, sha256, versions
@@ -27,10 +28,14 @@ from .page import page
 SCHEMA = "aprnb-evidence-v1"
 RECORD, README, OUTPUT, DISPATCH = "record.json", "README.md", "output.txt", "dispatch.txt"
 VERDICTS = "verdicts.json"
+NAME = re.compile("[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
 def dated(parent, name):
-    """<parent>/<date>-<name>, of today."""
+    """<parent>/<date>-<name>, of today. Errors: UsageError if the name could lead elsewhere."""
+    if NAME.fullmatch(name) is None:
+        raise UsageError(f"evidence: name {name!r}: need letters, digits, '.', '_' and '-', and no "
+                         "'.' at the beginning")
     return Path(parent) / f"{datetime.date.today()}-{name}"
 
 

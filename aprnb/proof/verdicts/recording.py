@@ -3,7 +3,7 @@ import io
 import time
 from pathlib import Path
 
-from ...errors import DeviceError, NotFoundError
+from ...errors import DeviceError, NotFoundError, UsageError
 from ...formats.atomic import write_json, write_text
 from ..checkout import checkout
 from ..contracts.contract import load_contracts
@@ -24,7 +24,7 @@ def run_contracts(paths, sides, run_dir, argv, commit=None):
     sides: hardware to run on; None: all that is usable here;  run_dir: folder of a training run or
     None;  argv: the command line.
     Errors: those of load_contracts and examine; DeviceError if a GPU is asked for and there is
-    none; NotFoundError if run_dir is no run.
+    none; NotFoundError if run_dir is no run, UsageError if no falsifier reads one.
     """
     root = checkout()
     return _told(root, load_contracts(paths), origin(root, commit), sides, run_dir, argv)
@@ -49,11 +49,22 @@ def record_contracts(output, paths, sides, run_dir, argv, commit=None, notes=(),
 
 
 def _told(root, contracts, where, sides, run_dir, argv, log=None):
+    if run_dir:
+        _require_reader(contracts, sides or SIDES)
     run = _run_told(run_dir, root) if run_dir else None
     known = proven(contracts, read_evidence(root / "evidence"), root)
     examined = examine(contracts, root, _idle(sides), run_dir, log)
     return document(examined, root, where, [shorten(word, root) for word in argv], run_dir, run,
                     known)
+
+
+def _require_reader(contracts, sides):
+    """UsageError unless a falsifier that is asked for reads a training run."""
+    if not any(f.binding.run and f.binding.hardware in sides
+               for contract in contracts for f in contract.falsifiers):
+        raise UsageError("contracts run: --run-dir: none of the falsifiers that are asked for "
+                         "reads a training run; leave it out, or choose other contracts or another "
+                         "--hardware")
 
 
 def _run_told(run_dir, root):
