@@ -186,20 +186,20 @@ def rows_of(path):
 
 def test_a_row_measured_again_takes_the_older_ones_place(tmp_path):
     path = tmp_path / "bench.csv"
-    kept = record.Record(path, "abc")
+    kept = record.Record(path, "abc1234")
     kept.add(row("a", [1.0], cuBLAS=[2.0]))
     kept.add(row("b", [1.0]))
-    record.Record(path, "def").add(row("a", [3.0], cuBLAS=[2.0]))
+    record.Record(path, "def1234").add(row("a", [3.0], cuBLAS=[2.0]))
     assert path.read_text().splitlines()[0] == ("bench,case,unit,ours,spread,peer,peer_value,ratio,"
                                                 "device,commit,date")
     first, second = rows_of(path)
     assert (first["case"], first["ours"], first["ratio"], first["commit"]) == ("a", "3", "1.5",
-                                                                               "def")
+                                                                               "def1234")
     assert (second["case"], second["peer"], second["ratio"]) == ("b", "", "")
 
 
 def test_another_peer_or_device_is_another_row(tmp_path):
-    kept = record.Record(tmp_path / "bench.csv", "abc")
+    kept = record.Record(tmp_path / "bench.csv", "abc1234")
     kept.add(row("a", [1.0], x=[2.0]))
     kept.add(row("a", [1.0], y=[2.0]))
     kept.add(Row("gemm", "a", "TFLOP/s", "another GPU", [1.0], {"x": [2.0]}))
@@ -214,7 +214,7 @@ def test_a_file_that_is_no_record_is_refused_and_kept(tmp_path, content):
     path = tmp_path / "bench.csv"
     path.write_text(content, errors="surrogateescape")
     with pytest.raises(CheckError, match="bench.csv"):
-        record.Record(path, "abc")
+        record.Record(path, "abc1234")
     assert path.read_text(errors="surrogateescape") == content
     table = subprocess.run([sys.executable, ROOT / "tools/bench_table.py", path],
                            capture_output=True, text=True)
@@ -223,7 +223,7 @@ def test_a_file_that_is_no_record_is_refused_and_kept(tmp_path, content):
 
 def test_a_record_without_a_folder_is_refused_before_anything_is_measured(tmp_path):
     with pytest.raises(NotFoundError):
-        record.Record(tmp_path / "missing/bench.csv", "abc")
+        record.Record(tmp_path / "missing/bench.csv", "abc1234")
     result = aprnb_here("bench", "step", "--record", tmp_path / "missing/bench.csv", "--device",
                         "cpu", "--preset", "tiny", "--cases", "1x8")
     assert result.returncode == 3 and result.stdout == ""
@@ -235,32 +235,26 @@ def test_a_record_that_cannot_be_written_is_refused_before_anything_is_measured(
         raise PermissionError(13, "Permission denied")
     monkeypatch.setattr(record.tempfile, "TemporaryFile", refuse)
     with pytest.raises(StorageError, match="bench.csv: cannot be written: Permission denied"):
-        record.Record(tmp_path / "bench.csv", "abc")
+        record.Record(tmp_path / "bench.csv", "abc1234")
 
 
-def test_rows_name_the_commit_and_whether_the_code_differs(tmp_path):
-    def git(*words):
-        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words],
-                       check=True, capture_output=True)
-    assert record.commit_of(tmp_path) is None
-    git("init")
-    for name in ("code", "evidence/bench.csv"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("1")
-    git("add", ".")
-    git("commit", "-m", "first")
-    clean = record.commit_of(tmp_path)
-    assert len(clean) == 10
-    (tmp_path / "evidence/bench.csv").write_text("2")
-    assert record.commit_of(tmp_path) == clean
-    (tmp_path / "code").write_text("2")
-    assert record.commit_of(tmp_path) == clean + "+"
+@pytest.mark.parametrize("where, said", [
+    ({"commit": "0123456789abcdef", "tree_clean": True}, "0123456789"),
+    ({"commit": "0123456789abcdef", "tree_clean": False}, "0123456789+"),
+    ({"commit": "0123456", "tree_clean": None}, "0123456")])
+def test_rows_name_the_commit_and_whether_the_code_differs(where, said):
+    assert record.label(where) == said
+
+
+def test_what_is_no_commit_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="--commit 'today': need a commit's hash"):
+        record.Record(tmp_path / "bench.csv", "today")
 
 
 # ---------------------------------------------------------------- tables
 
 def test_tables_are_made_from_the_record(tmp_path):
-    kept = record.Record(tmp_path / "bench.csv", "abc")
+    kept = record.Record(tmp_path / "bench.csv", "abc1234")
     for case, ratio in (("o/fwd/2048", 2), ("o/dgrad/2048", 8), ("o/fwd/16384", 1)):
         kept.add(row(case, [700.0 * ratio], cuBLAS=[700.0]))
     kept.add(Row("step", "4x512", "tokens/s", "a GPU", [100_000.0], {"torch": [50_000.0]}))
@@ -271,7 +265,7 @@ def test_tables_are_made_from_the_record(tmp_path):
     assert done.stdout.count("### ") == 3
     assert "### gemm 2048 on a GPU" in done.stdout
     assert "Geometric mean of 2 ratios 4.000, lowest 2.000." in done.stdout
-    assert "| 4x512 | 100,000 tokens/s | 0.0 % | torch | 50,000 | 2 | abc |" in done.stdout
+    assert "| 4x512 | 100,000 tokens/s | 0.0 % | torch | 50,000 | 2 | abc1234 |" in done.stdout
     missing = subprocess.run([sys.executable, ROOT / "tools/bench_table.py", tmp_path / "no.csv"],
                              capture_output=True, text=True)
     assert missing.returncode == 3 and missing.stderr.startswith("error: ")
@@ -282,7 +276,7 @@ def test_tables_are_made_from_the_record(tmp_path):
 def test_a_step_bench_reports_speed_memory_and_start(tmp_path):
     path = tmp_path / "bench.csv"
     result = aprnb_here("bench", "step", "--cases", "1x8,2x4", "--preset", "tiny", "--device",
-                        "cpu", "--rounds", 2, "--json", "--record", path, "--commit", "abc")
+                        "cpu", "--rounds", 2, "--json", "--record", path, "--commit", "abc1234")
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["schema"] == "aprnb-bench-v1" and report["device"] == "cpu"

@@ -13,9 +13,10 @@ import runs
 
 from aprnb.errors import UsageError
 from aprnb.proof.evidence.folder import attach, draft, read_record, seal, verify
-from aprnb.proof.evidence.origin import origin, sha256
+from aprnb.proof.evidence.origin import sha256
 from aprnb.proof.evidence.training import inputs_of_run
 from aprnb.proof.paths import shorten, shown
+from aprnb.provenance import origin
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tools/record_evidence.py"
@@ -303,13 +304,13 @@ def test_the_commit_is_that_of_the_checkout_itself(tmp_path):
 
 
 @pytest.mark.parametrize("text, want", [
-    ("/root/house/aprnb/cli.py:3", "aprnb/cli.py:3"),
+    ("/srv/house/aprnb/cli.py:3", "aprnb/cli.py:3"),
     ("see /home/one/data/x.bin.", "see data/x.bin."),
     ('"/home/one/data"', '"one/data"'), ("https://host/a/b", "https://host/a/b"),
     ("3 tok/s of a/b/c", "3 tok/s of a/b/c"), ("../shared/data/x", "../shared/data/x"),
     ("=/home/one/two:/home/three/four", "=one/two:three/four")])
 def test_absolute_paths_in_texts_are_shortened(text, want):
-    assert shorten(text, Path("/root/house")) == want
+    assert shorten(text, Path("/srv/house")) == want
 
 
 @pytest.mark.parametrize("data, want", [
@@ -325,6 +326,6 @@ def test_texts_are_attached_with_shortened_paths_and_binaries_as_they_are(tmp_pa
 
 
 def test_a_path_is_shown_below_the_checkout_or_by_its_last_two_parts():
-    assert shown("/root/house/a/b/c", Path("/root/house")) == "a/b/c"
-    assert shown("/home/one/two/three", Path("/root/house")) == "two/three"
-    assert shown("/tmp", Path("/root/house")) == "tmp" and shown("a/b/c/d", ROOT) == "a/b/c/d"
+    assert shown("/srv/house/a/b/c", Path("/srv/house")) == "a/b/c"
+    assert shown("/home/one/two/three", Path("/srv/house")) == "two/three"
+    assert shown("/tmp", Path("/srv/house")) == "tmp" and shown("a/b/c/d", ROOT) == "a/b/c/d"

@@ -42,9 +42,9 @@ def main():
 def record(args, command):
     """Exit code of the command, after its evidence has been written."""
     from aprnb.proof.evidence import folder as evidence
-    from aprnb.proof.evidence.origin import origin, require_commit
     from aprnb.proof.evidence.training import attach_run, device_of_run, inputs_of_run
     from aprnb.proof.paths import copy_shortened
+    from aprnb.provenance import origin, require_commit
     where, begin = require_commit(origin(ROOT, args.commit)), time.monotonic()
     place = evidence.dated(args.root, args.name)
     with evidence.draft(place, force=True) as folder:

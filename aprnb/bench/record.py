@@ -5,15 +5,14 @@ The file is replaced as a whole, so a reader never sees half of it. ratio above 
 """
 import csv
 import datetime
-import importlib.metadata
 import io
 import math
-import subprocess
 import tempfile
 from pathlib import Path
 
-from ..errors import CheckError, StorageError, UsageError
+from ..errors import CheckError, StorageError
 from ..formats.atomic import refuse_existing, write_text
+from ..provenance import origin, require_commit
 from .timing import median, spread
 
 COLUMNS = ("bench", "case", "unit", "ours", "spread", "peer", "peer_value", "ratio", "device",
@@ -30,7 +29,7 @@ class Record:
 
     def __init__(self, path, commit=None):
         """Errors: CheckError if `path` is no such table, StorageError if its folder takes no file,
-        UsageError if no commit is known."""
+        UsageError if no commit is known, or what is given is none."""
         self.path = Path(path)
         refuse_existing(self.path, force=True)
         read(self.path)
@@ -39,9 +38,7 @@ class Record:
         except OSError as error:
             raise StorageError(f"{self.path}: cannot be written: {error.strerror}; choose another "
                                "folder") from error
-        self.commit = commit or commit_of(CHECKOUT)
-        if not self.commit:
-            raise UsageError("--record: this is no git checkout; say with --commit which code runs")
+        self.commit = label(require_commit(origin(CHECKOUT, commit)))
 
     def add(self, row):
         """Put one measured row into the table.  Errors: StorageError."""
@@ -54,6 +51,11 @@ class Record:
         else:
             kept.append(new)
         write_text(self.path, text(kept))
+
+
+def label(where):
+    """Short commit of an origin, with "+" where the code differs from it."""
+    return where["commit"][:10] + ("+" if where["tree_clean"] is False else "")
 
 
 def table_row(row):
@@ -107,32 +109,3 @@ def text(rows):
     table.writeheader()
     table.writerows(rows)
     return out.getvalue()
-
-
-def versions():
-    """Name -> version of the packages that decide what is measured, where they are installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def commit_of(checkout):
-    """Short commit of a git checkout, with "+" where its code differs; None without one.
-
-    What lies under evidence/ is no code: the table changes with every row.
-    """
-    def git(*words):
-        return subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, text=True)
-
-    if not (checkout / ".git").exists():
-        return None
-    try:
-        head = git("rev-parse", "--short=10", "HEAD")
-        changes = git("status", "--porcelain", "--untracked-files=no", "--", ":!evidence")
-    except FileNotFoundError:
-        return None
-    return head.stdout.strip() + ("+" if changes.stdout else "") if head.returncode == 0 else None

@@ -122,8 +122,9 @@ def publish(name, output, measure):
 
     measure() makes the iterator of rows: after the record was found usable.
     """
-    from ..bench.record import Record, versions
+    from ..bench.record import PACKAGES, Record
     from ..bench.rows import summary
+    from ..provenance import versions
     record = Record(output["record"], output["commit"]) if output["record"] else None
     rows = []
     for row in measure():
@@ -134,7 +135,7 @@ def publish(name, output, measure):
     whole = summary(rows)
     if output["as_json"]:
         click.echo(json.dumps({"schema": "aprnb-bench-v1", "bench": name,
-                               "device": rows[0].device, "versions": versions(),
+                               "device": rows[0].device, "versions": versions(PACKAGES),
                                "rows": [r.as_json() for r in rows], "summary": whole},
                               allow_nan=False))
     elif whole:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from ...errors import DeviceError, NotFoundError, UsageError
 from ...formats.atomic import write_json, write_text
+from ...provenance import origin, require_commit
 from ..checkout import checkout
 from ..contracts.contract import load_contracts
 from ..evidence.folder import DISPATCH, OUTPUT, draft, seal
-from ..evidence.origin import origin, require_commit
 from ..evidence.training import attach_run, device_of_run, inputs_of_run
 from ..hardware import SIDES, unusable
 from ..paths import shorten, shown
