@@ -1,14 +1,14 @@
-"""bisect names the first stage at which two forward passes part, and the mistake that was made."""
+"""bisect names the first stage at which a forward pass leaves its reference, and the mistake."""
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from shared import DATA
+from faulty_sides import LLAMA, QWEN, ROOT, V, adjacent_pairs, attention, bits, qwen, with_faults
+from test_bisect_sides import FAULTS
 
 from aprnb.backend import open_backend
 from aprnb.cli import group, main
@@ -16,7 +16,6 @@ from aprnb.cli.parity import read_reference
 from aprnb.errors import CheckError
 from aprnb.formats.model_file import open_model
 from aprnb.formats.names import EMBEDDING
-from aprnb.model.rope_table import rope_table
 from aprnb.proof.bisect.explain import Case, explain
 from aprnb.proof.bisect.formulas import chain, formula
 from aprnb.proof.bisect.hypotheses import HYPOTHESES
@@ -26,267 +25,6 @@ from aprnb.proof.bisect.trace import Trace
 from aprnb.proof.bisect.walk import bisect_between, bisect_reference
 from aprnb.proof.faults.fault import Plant
 from aprnb.proof.faults.planting import Workshop
-
-ROOT = Path(__file__).parents[1]
-QWEN, LLAMA = DATA / "bisect" / "qwen2-bf16", DATA / "parity" / "llama-f16"
-V = 61
-
-
-@pytest.fixture(scope="module")
-def qwen():
-    """An untied Qwen2 with large biases, two query heads to a key head, theta 1e6, eps 1e-6."""
-    with open_model(QWEN) as source:
-        yield source
-
-
-def with_faults(backend, faults):
-    """A backend some of whose ops, or its upload, are (faulty op)(right op, *arguments)."""
-    for name, fault in faults.items():
-        home = backend if name == "upload" else backend.ops
-        right = getattr(home, name)
-        setattr(home, name, lambda *args, right=right, fault=fault: fault(right, *args))
-    return backend
-
-
-def between(source, faults, precision="fp32", tokens=40):
-    sides = open_backend("cpu"), with_faults(open_backend("cpu", precision), faults)
-    return bisect_between(source, *sides, tokens)
-
-
-# ---------------------------------------------------------------- faults of one side's ops
-
-def adjacent_pairs(right, x, cos, sin, heads):
-    half = x.shape[3] // 2
-    order = np.concatenate([np.arange(0, 2 * half, 2), np.arange(1, 2 * half, 2)])
-    y = np.ascontiguousarray(x[..., order])
-    right(y, cos, sin, heads)
-    x[..., order] = y
-
-
-def other_theta(right, x, cos, sin, heads):
-    with open_model(QWEN) as source:
-        right(x, *rope_table(source.config.with_(rope_theta=1e4), x.shape[1]), heads)
-
-
-def positions_run_on(right, x, cos, sin, heads):
-    flat = x.reshape(1, -1, *x.shape[2:])
-    with open_model(QWEN) as source:
-        right(flat, *rope_table(source.config, flat.shape[1]), heads)
-
-
-def no_bias(right, y, x, w, b):
-    right(y, x, w, None)
-
-
-def eps_1e5(right, *args):
-    right(*args[:-1], 1e-5)
-
-
-def weight_left_out(right, y, rstd, x, w, eps):
-    right(y, rstd, x, np.ones_like(w), eps)
-
-
-def attention(mask=True, scale=None, key_head=None):
-    """Attention as a plain double loop over sequences and heads."""
-    def fault(right, o, lse, qkv):
-        B, T, H, D = o.shape
-        KVH = (qkv.shape[2] - H) // 2
-        wide = qkv.astype(np.float32)
-        for b in range(B):
-            for h in range(H):
-                k = key_head(h, H, KVH) if key_head else h // (H // KVH)
-                s = wide[b, :, h] @ wide[b, :, H + k].T * (scale or D ** -0.5)
-                if mask:
-                    s[np.triu_indices(T, 1)] = -np.inf
-                p = np.exp(s - s.max(axis=1, keepdims=True))
-                o[b, :, h] = p / p.sum(axis=1, keepdims=True) @ wide[b, :, H + KVH + k]
-    return fault
-
-
-def no_branch(right, s, y, rstd, x, r, w, eps):
-    right(s, y, rstd, x, np.zeros_like(r), w, eps)
-
-
-def no_stream(right, s, y, rstd, x, r, w, eps):
-    right(s, y, rstd, np.zeros_like(x), r, w, eps)
-
-
-def transposed_output_projection(right, y, x, w, b):
-    right(y, x, w.reshape(w.shape[::-1]).T if w.shape == (16, 32) else w, b)
-
-
-def last_columns_skipped(right, y, x, w, b):
-    """A product of tiles of 16 that forgets the last eight of 24 terms."""
-    K = x.shape[1] // 16 * 16
-    right(y, x[:, :K], w[:, :K], b)
-
-
-def last_row_skipped(right, h, gu, x, w):
-    right(h[:-1], gu[:-1], x[:-1], w)
-
-
-def gate_and_up_swapped(right, h, gu, x, w):
-    right(h, gu, x, np.roll(w, len(w) // 2, axis=0))
-    gu[...] = np.roll(gu, gu.shape[1] // 2, axis=1)
-
-
-seen = {}  # what a fault remembers of an earlier op
-
-
-def remember(right, y, table, ids):
-    seen.update(table=table, ids=ids)
-    right(y, table, ids)
-
-
-def tied_logits(right, y, x, w, b):
-    right(y, x, seen["table"] if len(w) == V else w, b)
-
-
-def tied_losses(right, losses, logits, x, w, targets):
-    right(losses, logits, x, seen["table"], targets)
-
-
-def unshifted(right, losses, logits, x, w, targets):
-    right(losses, logits, x, w, seen["ids"])
-
-
-def scored_as_id_0(right, losses, logits, x, w, targets):
-    right(losses, logits, x, w, np.maximum(targets, 0))
-
-
-def bits(right, losses, *args):
-    right(losses, *args)
-    losses /= np.log(2)
-
-
-def divided(right, losses, *args):
-    right(losses, *args)
-    losses /= 40
-
-
-def read_as_f16(right, target, host):
-    import ml_dtypes
-    wrong = host.astype(ml_dtypes.bfloat16).view(np.float16).astype(np.float32)
-    right(target, wrong if host.shape == (24, 16) else host)
-
-
-def rows_for_columns(right, target, host):
-    right(target, host.T.reshape(host.shape) if host.shape == (16, 32) else host)
-
-
-def never_uploaded(right, target, host):
-    if host.shape != (32,):
-        right(target, host)
-
-
-FAULTS = {  # what is planted -> (op: fault, the stage, the words)
-    "adjacent pairs": ({"rope_forward": adjacent_pairs},
-                       "layer 0: q and k after RoPE depart while q and k before it agree: pairing",
-                       "adjacent pairs (2i, 2i + 1) instead of halves"),
-    "theta": ({"rope_forward": other_theta}, "layer 0: q and k after RoPE depart",
-              "theta 10,000 instead of 1,000,000"),
-    "no rotation": ({"rope_forward": lambda *args: None}, "layer 0: q and k after RoPE depart",
-                    "no rotation"),
-    "positions": ({"rope_forward": positions_run_on}, "layer 0: q and k after RoPE depart",
-                  "positions that run on from one sequence to the next"),
-    "bias": ({"linear_forward": no_bias},
-             "layer 0: q, k and v after bias depart while q, k and v before it agree: the bias",
-             "the bias left out"),
-    "eps": ({"rmsnorm_forward": eps_1e5},
-            "layer 0: the attention norm departs while the embedding agrees: eps or",
-            "eps 1e-05 instead of 1e-06"),
-    "norm weight": ({"rmsnorm_forward": weight_left_out}, "layer 0: the attention norm departs",
-                    "the weight left out"),
-    "mask": ({"attention_forward": attention(mask=False)},
-             "layer 0: the attention output before the output projection departs while q, k and v "
-             "after RoPE agree", "no causal mask"),
-    "scale": ({"attention_forward": attention(scale=1.0)}, "layer 0: the attention output before",
-              "no 1/sqrt(d)"),
-    "key heads": ({"attention_forward": attention(key_head=lambda h, H, KVH: h % KVH)},
-                  "layer 0: the attention output before", "key head h % kv instead of h // group"),
-    "branch": ({"add_rmsnorm_forward": no_branch},
-               "layer 0: the residual after attention departs while the embedding and the "
-               "attention output agree: what is added", "the branch missing"),
-    "stream": ({"add_rmsnorm_forward": no_stream}, "layer 0: the residual after attention departs",
-               "the stream missing"),
-    "transposed": ({"linear_forward": transposed_output_projection},
-                   "layer 0: the attention output departs", "the weight transposed"),
-    "last tile": ({"linear_forward": last_columns_skipped}, "layer 0: the MLP output departs",
-                  "the last 8 of 24 terms of every sum skipped"),
-    "last row": ({"linear_swiglu_forward": last_row_skipped},
-                 "layer 0: gate and up of the MLP depart while the MLP norm agrees",
-                 "24 of 2880 values never written, or not finite (rows 119 to 119 of 120)"),
-    "gate and up": ({"linear_swiglu_forward": gate_and_up_swapped},
-                    "layer 0: the output of SwiGLU departs while gate and up of the MLP agree",
-                    "gate and up taken for one another"),
-    "tied head": ({"embedding_forward": remember, "linear_forward": tied_logits,
-                   "linear_cross_entropy_forward": tied_losses},
-                  "the logits depart while the final norm agrees",
-                  "the tied embedding instead of the model's own head"),
-    "tied head of the loss": ({"embedding_forward": remember,
-                               "linear_cross_entropy_forward": tied_losses},
-                              "the loss buffer departs while the logits agree",
-                              "the tied embedding instead of the model's own head"),
-    "targets": ({"embedding_forward": remember, "linear_cross_entropy_forward": unshifted},
-                "the loss buffer departs while the logits agree", "unshifted targets"),
-    "ignored targets": ({"linear_cross_entropy_forward": scored_as_id_0},
-                        "the loss of rows without a target departs while the logits agree",
-                        "a target of id 0 where there is none"),
-    "log2": ({"linear_cross_entropy_forward": bits}, "the loss buffer departs",
-             "log2 units: bits instead of nats"),
-    "count": ({"linear_cross_entropy_forward": divided}, "the loss buffer departs",
-              "every loss divided by the sequence length (40)"),
-    "bf16 as f16": ({"upload": read_as_f16}, "upload: model.layers.0.mlp.gate_proj.weight: ",
-                    "reproduced bit by bit by bf16 bits read as f16 (4 tensors differ)"),
-    "transposed upload": ({"upload": rows_for_columns},
-                          "upload: model.layers.0.self_attn.o_proj.weight: ",
-                          "reproduced bit by bit by the tensor transposed (2 tensors differ)"),
-    "no upload": ({"upload": never_uploaded},
-                  "upload: model.layers.0.self_attn.q_proj.bias: ",
-                  "reproduced bit by bit by NaN that nobody wrote"),
-}
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_of_one_side_is_named(name, qwen):
-    faults, stage, words = FAULTS[name]
-    report = between(qwen, faults)
-    assert stage in report.sentence and words in report.sentence, report.sentence
-    if not report.differences:
-        assert report.finding.side == "cpu, fp32 (the second)"
-        assert "reproduced" in report.sentence and report.finding.error < 1e-5
-
-
-@pytest.mark.parametrize("name", ["adjacent pairs", "theta", "eps", "mask", "key heads", "branch",
-                                  "transposed", "tied head", "log2", "bf16 as f16"])
-def test_a_fault_of_one_side_is_named_in_bfloat16(name, qwen):
-    faults, stage, words = FAULTS[name]
-    report = between(qwen, faults, "bf16")
-    assert stage in report.sentence and words in report.sentence, report.sentence
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_undamaged_sides_agree(precision, qwen):
-    report = between(qwen, {}, precision)
-    assert report.sentence is None and report.differences == ()
-    assert len(report.rows) == len(stages(qwen.config)) == 44
-    assert all(row.ok for row in report.rows)
-
-
-def test_a_fault_that_nobody_knows_is_said_to_be_none_of_the_known(qwen):
-    def noise(right, o, lse, qkv):
-        right(o, lse, qkv)
-        o += np.random.default_rng(0).standard_normal(o.shape).astype(o.dtype)
-    report = between(qwen, {"attention_forward": noise})
-    assert "layer 0: the attention output before the output projection departs" in report.sentence
-    assert "none of the known hypotheses reproduces what cpu, fp32" in report.sentence
-
-
-def test_a_decoder_that_leaves_an_op_out_is_refused(qwen, monkeypatch):
-    from aprnb.model.decoder import Decoder
-    monkeypatch.setattr(Decoder, "_expand", lambda self, w, a: None)
-    with pytest.raises(CheckError, match="calls linear_swiglu_forward 0 times where its layers"):
-        between(qwen, {})
 
 
 # ---------------------------------------------------------------- formulas and hypotheses
@@ -612,18 +350,3 @@ def test_tensors_are_compared_as_sets_of_names(kept, words, qwen):
         names, sums = np.append(names, "model.layers.2.mlp.up_proj.weight"), np.append(sums, "00")
     reference |= {"stage/tensors": names, "stage/sha256": sums}
     assert words in bisect_reference(qwen, open_backend("cpu"), reference).sentence
-
-
-# ---------------------------------------------------------------- kernels
-
-@pytest.mark.sim
-def test_the_simulator_agrees_with_the_oracle(qwen):
-    report = bisect_between(qwen, open_backend("cpu"), open_backend("cuda", "fp32"), 9)
-    assert report.sentence is None and len(report.rows) == 44
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_gpu_agrees_with_the_oracle(precision, qwen):
-    report = bisect_between(qwen, open_backend("cpu"), open_backend("cuda", precision), 77)
-    assert report.sentence is None and len(report.rows) == 44
