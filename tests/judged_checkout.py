@@ -8,6 +8,7 @@ import runs
 import small_checkout as small
 
 from aprnb.proof.faults.ledger import digest_of_tests
+from aprnb.proof.faults.reach import Reach
 
 LOSS = {"value": small.VALUE}
 PLAUSIBLE = {"value": small.VALUE | {"plausible": [0.5, 1.2]}}
@@ -40,9 +41,10 @@ def told(tmp_path_factory):
     small.contract(root, "small-v1", *((*entry[:3],) for entry in SMALL))
     small.contract(root, "good-v1", ("test_passes", "cpu", {}), ("test_reports", "cpu", LOSS))
     small.contract(root, "far-v1", ("test_passes", "cpu", {}), ("test_on_a_gpu", "gpu", {}))
-    digest = digest_of_tests(root, ["tests/test_small.py::test_passes"])
+    digest = digest_of_tests(Reach(root), ["tests/test_small.py::test_passes"])
     (root / "contracts/seen-red.json").write_text(json.dumps({"falsifiers": {
-        "FALSIFY-GOOD-V1-001": {"digest": digest, "red": {"wrong-code": "tests/x.py:1"}}}}))
+        "FALSIFY-GOOD-V1-001": {
+            "digest": digest, "hardware": "cpu", "red": {"wrong-code": "tests/x.py:1"}}}}))
     return root, small.contracts(root, "run", "--run-dir", base / "run", "--output", "evidence",
                                  "--name", "first", "--commit", small.COMMIT, "--json")
 

@@ -39,6 +39,9 @@ def test_the_table_says_where_and_how_old(house):
     line = next(line for line in result.stdout.splitlines() if "FALSIFY-GOOD-V1-001" in line)
     assert line.startswith("  DISCHARGED cpu ") and f" d, {small.COMMIT[:9]}, " in line
     assert int(line.split(" d,")[0].split()[-1]) >= 323  # days from then to the day of this test
+    assert "pending" not in line, "the ledger has its fault"
+    other = next(line for line in result.stdout.splitlines() if "FALSIFY-GOOD-V1-002" in line)
+    assert other.endswith("; pending on cpu: wrong-code never seen red")
 
 
 def test_without_evidence_all_is_draft(house):

@@ -104,7 +104,9 @@ def status(paths, as_json):
 
     Reads evidence/ anew: digests of its files, and every verdict from the outcomes and numbers
     beside it. TAMPERED: one of them does not fit. NOT-RUN too: a contract or a test file changed
-    since. A contract's status follows from the verdicts.
+    since. Pending: a planted fault that nobody saw turn the falsifier red as both stand now; run
+    `aprnb faults run --record` where its hardware is. A contract's status follows from the
+    verdicts.
     """
     from ..errors import CheckError
     from ..proof.verdicts.report import report
@@ -125,11 +127,23 @@ def _table(told):
                            for side, n in contract["proven"].items())
         yield f"{contract['name']}  {contract['status']}  {proven}"
         for f in contract["falsifiers"]:
-            say = "; ".join(part for part in (f["reason"], _age(f)) if part)
+            say = "; ".join(part for part in (f["reason"], _age(f), _pending(f)) if part)
             yield f"  {f['verdict']:<10} {f['hardware']:<9} {f['falsifier']}: {say}"
     for folder in told["evidence"]:
         yield from (f"TAMPERED {folder['name']}: {problem}" for problem in folder["problems"])
-    yield f"{_counted(told['counts'])}; {counted(len(told['evidence']), 'folder')} of evidence"
+    waiting = sum(len(f["pending"]) for c in told["contracts"] for f in c["falsifiers"])
+    folders = counted(len(told["evidence"]), "folder")
+    yield (f"{_counted(told['counts'])}; {folders} of evidence; "
+           f"{counted(waiting, 'planted fault')} pending")
+
+
+def _pending(f):
+    """Of each reason the faults that wait to be seen red, and where that can be."""
+    faults = {}
+    for fault, why in f["pending"].items():
+        faults.setdefault(why, []).append(fault)
+    return "; ".join(f"pending on {f['hardware']}: {', '.join(own)} {why}"
+                     for why, own in faults.items())
 
 
 def _age(f):

@@ -12,6 +12,10 @@ Examples:
   aprnb faults run rope-adjacent-pairs --json
 
 \b
+What cannot be run here is skipped, and pending if nobody saw it red as it stands: never red, or its
+tests, or what they reach in the package, changed since. It waits for a machine with its hardware.
+
+\b
 Exit codes: 0 every fault red with and green without; 2 usage or unknown fault; 3 not in a
 checkout; 5 a fault that is not seen, a test that is red without it, or one that changed; 9 pytest
 is missing."""
@@ -87,16 +91,24 @@ def run(ids, every, record, workers, as_json):
         click.echo(_line(result), err=as_json)
     if record:
         trial.record(root, todo, results, every)
+    bad = [r for r in results if r.problem]
+    click.echo(_counted(results, bad), err=as_json)
     if as_json:
         click.echo(json.dumps({"schema": "aprnb-faults-v1", "faults": [vars(r) for r in results]},
                               indent=1))
-    bad = [r for r in results if r.problem]
     if bad:
         raise CheckError(f"faults: {len(bad)} of {len(results)} trials do not hold, first: "
                          f"{bad[0].id} against {bad[0].falsifier}: {bad[0].problem}")
 
 
 def _line(r):
-    word, say = (("BAD ", r.problem) if r.problem else ("skip", r.skipped) if r.skipped
-                 else ("red ", r.red_with))
+    word, say = (("BAD ", r.problem) if r.problem else ("pend", f"{r.pending}; {r.skipped}")
+                 if r.pending else ("skip", r.skipped) if r.skipped else ("red ", r.red_with))
     return f"{word} {r.id:<34} {r.hardware:<9} {r.falsifier}: {say}"
+
+
+def _counted(results, bad):
+    skipped = [r for r in results if r.skipped and not r.problem]
+    held, waiting = len(results) - len(bad) - len(skipped), sum(bool(r.pending) for r in skipped)
+    return (f"{len(results)} trials: {held} red with the fault and green without, {len(bad)} bad, "
+            f"{len(skipped)} skipped, of which {waiting} pending")

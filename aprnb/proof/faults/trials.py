@@ -7,14 +7,16 @@ assertion or a refusal of ours. A test that only stumbles, over a NameError say,
 import contextlib
 import queue
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...errors import CheckError, UsageError
 from ..hardware import SIDES
 from ..observe import run_tests
-from .ledger import NAME, blank_entry, fits, read_ledger, write_ledger
+from .ledger import NAME, blank_entry, changed, pending, read_ledger, write_ledger
 from .planting import Workshop
+from .reach import Reach
 
+MISSING = "not installed"  # in the reason of a test that lacks a package: no fault of the test
 GREEN_TIMEOUT, RED_TIMEOUT = 1200, 300  # seconds: all tests together; those of one falsifier
 
 
@@ -46,6 +48,8 @@ class Result:
     green_without: bool | None = None
     skipped: str | None = None
     """Why it was not run."""
+    pending: str = ""
+    """Of one that was not run, why nobody knows that it would hold: it waits for its hardware."""
     problem: str = ""
     """Why it does not hold."""
 
@@ -93,16 +97,17 @@ def run_trials(checkout, trials, unusable, workers, ledger=None):
     unusable: hardware -> why it cannot be used here;  workers: processes at a time;
     ledger: what was seen red before (ledger.read_ledger); None: nothing is compared.
     """
+    reach = Reach(checkout)
     for trial in trials:
         if trial.hardware in unusable:
-            yield _skipped(checkout, trial, unusable[trial.hardware], ledger)
+            yield _skipped(reach, trial, unusable[trial.hardware], ledger)
     todo = [trial for trial in trials if trial.hardware not in unusable]
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
         green = _green(checkout, todo, pool, workers)
         benches = queue.SimpleQueue()
         for _ in range(min(workers, len(todo))):
             benches.put(stack.enter_context(Workshop(checkout)))
-        yield from pool.map(lambda t: _one(checkout, t, green, benches, ledger), todo)
+        yield from pool.map(lambda t: _one(reach, t, green, benches, ledger), todo)
 
 
 def _green(checkout, trials, pool, workers):
@@ -118,7 +123,7 @@ def _green(checkout, trials, pool, workers):
             for (side, nodes), observations in zip(jobs, seen) for node in nodes}
 
 
-def _one(checkout, trial, green, benches, ledger):
+def _one(reach, trial, green, benches, ledger):
     without = [o for node in trial.tests for o in green[trial.hardware, node]]
     bad = next((o for o in without if o.outcome in ("failed", "error")), None)
     skipped = next((o for o in without if o.outcome == "skipped"), None)
@@ -128,7 +133,7 @@ def _one(checkout, trial, green, benches, ledger):
                else f"{idle}: no such test ran on {trial.hardware}")
         return _result(trial, green_without=False, problem=f"red without the fault: {say}")
     if skipped and all(o.outcome == "skipped" for o in without):
-        return _skipped(checkout, trial, skipped.reason, ledger)
+        return _hidden(reach, trial, skipped.reason, ledger)
     shop = benches.get()
     try:
         with shop.planted(trial.fault.plants[trial.hardware]):
@@ -139,7 +144,7 @@ def _one(checkout, trial, green, benches, ledger):
         benches.put(shop)
     red, problem = _judge(seen)
     if not problem and ledger is not None:
-        problem = _unseen(checkout, trial, ledger)
+        problem = _unseen(reach, trial, ledger)
     return _result(trial, red_with=red, green_without=True, problem=problem)
 
 
@@ -154,49 +159,58 @@ def _judge(seen):
     return None, "green with the fault: the falsifier does not see it"
 
 
-def _skipped(checkout, trial, reason, ledger):
-    """Nothing was run; that its tests are no longer those that were recorded can be said, or that
-    they were never seen red as they stand: a record made here forgets what was seen before."""
+def _skipped(reach, trial, reason, ledger):
+    """Nothing was run, for want of hardware or of a package."""
     entry = (ledger or {}).get(trial.falsifier.id)
-    if entry and trial.fault.id not in entry["red"]:
-        reason += "; as it stands it was never seen red"
-    return _result(trial, skipped=reason,
-                   problem=_changed(checkout, trial, entry) if entry else "")
+    waits = "" if ledger is None else pending(reach, trial.falsifier, trial.fault.id, entry)
+    return _result(trial, skipped=reason, pending=waits)
 
 
-def _unseen(checkout, trial, ledger):
+def _hidden(reach, trial, reason, ledger):
+    """Its tests skip themselves although their hardware is here."""
+    result = _skipped(reach, trial, reason, ledger)
+    entry = (ledger or {}).get(trial.falsifier.id)
+    if not entry or MISSING in reason:
+        return result
+    problem = _changed(reach, trial, entry) or (
+        "skipped, where it was seen red before" if trial.fault.id in entry["red"] else "")
+    return replace(result, problem=problem)
+
+
+def _unseen(reach, trial, ledger):
     """Why what the ledger says does not cover a trial; "" if it does."""
     entry = ledger.get(trial.falsifier.id)
     if entry is None or trial.fault.id not in entry["red"]:
         return "never recorded as seen red: aprnb faults run --record"
-    return _changed(checkout, trial, entry)
+    return _changed(reach, trial, entry)
 
 
-def _changed(checkout, trial, entry):
-    if fits(checkout, trial.falsifier, entry):
-        return ""
-    return ("its tests, bounds or hardware changed since they were recorded: read the change, "
-            "then aprnb faults run --record")
+def _changed(reach, trial, entry):
+    what = changed(reach, trial.falsifier, entry)
+    return what and (f"{what} changed since they were recorded: read the change, then aprnb faults "
+                     "run --record")
 
 
 def record(checkout, trials, results, every):
-    """Enter what was seen red into the ledger. Of a trial that was skipped the tests are entered,
-    and what they were seen to do before unless they changed.
+    """Enter what was seen red into the ledger. What could not be run stays as it was recorded, with
+    the digests of then.
 
     every: all trials were run, so entries of falsifiers that are no more are dropped.
     """
-    before, fresh = read_ledger(checkout), {}
+    reach, before, fresh = Reach(checkout), read_ledger(checkout), {}
     for trial, result in zip(trials, _in_order(trials, results)):
         falsifier, fault = trial.falsifier, trial.fault.id
         known = before.get(falsifier.id)
-        still = known["red"] if known and fits(checkout, falsifier, known) else {}
-        if falsifier.id not in fresh:
-            fresh[falsifier.id] = blank_entry(checkout, falsifier)
-            fresh[falsifier.id]["red"] |= {} if every else still
-        red = still.get(fault) if result.skipped else result.red_with
+        if result.skipped and known:
+            fresh.setdefault(falsifier.id, known)
+            continue
+        if falsifier.id not in fresh or fresh[falsifier.id] is known:
+            fresh[falsifier.id] = blank_entry(reach, falsifier)
+            if not every and known and not changed(reach, falsifier, known):
+                fresh[falsifier.id]["red"] |= known["red"]
         fresh[falsifier.id]["red"].pop(fault, None)
-        if red:
-            fresh[falsifier.id]["red"][fault] = red
+        if result.red_with:
+            fresh[falsifier.id]["red"][fault] = result.red_with
     write_ledger(checkout, fresh if every else before | fresh)
 
 

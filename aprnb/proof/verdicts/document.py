@@ -11,6 +11,7 @@ from ..evidence.folder import VERDICTS
 from ..evidence.origin import digests, machine, now
 from ..faults.fault import registry
 from ..faults.ledger import read_ledger, seen_red
+from ..faults.reach import Reach
 from ..observe import SELECTION, Observation
 from .verdict import BAD, NOT_RUN, Verdict, finite, judge, run_file
 
@@ -23,10 +24,11 @@ def document(examined, root, where, argv, run_dir, run, known):
     examined: of examine();  where: origin();  run_dir, run: folder of a training run, and its
     {"folder", "device"}, or None;  known: status.proven(), what stood until now.
     """
-    ledger, devices, titles = read_ledger(root), _devices(run), registry()
+    ledger, reach, devices = read_ledger(root), Reach(root), _devices(run)
+    titles = registry()
     rows = [_row(one) | {
         "inputs": _inputs(one, root, run_dir),
-        "seen_red": sorted(seen_red(root, one.falsifier, ledger)),
+        "seen_red": sorted(seen_red(reach, one.falsifier, ledger)),
         "device": devices["run" if one.falsifier.binding.run and run else
                           one.falsifier.binding.hardware],
         "commit": where["commit"], "before": _before(known[one.falsifier.id])} for one in examined]
