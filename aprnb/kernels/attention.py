@@ -12,7 +12,7 @@ and sum (Dao et al. 2022, algorithm 1). Backward recomputes p from the saved log
 keeps queries and sums dq, one keeps keys and sums dk and dv over all query heads that share them,
 so every element is written by one block, in a fixed order, without atomics. Query head h reads
 key/value head h // (H / KVH) (Ainslie et al. 2023). q, k, v lie side by side: heads 0..H-1 of qkv
-are queries, the next KVH keys, the last KVH values. Head dimension: any up to 128. Storage
+are queries, the next KVH keys, the last KVH values. Head dimension: any up to 256. Storage
 bfloat16 or float32, arithmetic float32.
 """
 import math
@@ -20,7 +20,7 @@ import math
 import numpy as np
 
 from ..errors import ShapeError
-from .attention_tiles import FORMS, SIDE, THREADS, tile_functions
+from .attention_tiles import FORMS, SIDE, THREADS, tile_functions, work_of
 from .block import threads_for
 from .cast import narrow, widen
 from .cuda import ALIGNMENT, cuda, float32, kernel
@@ -50,9 +50,10 @@ def _make_forward_kernel(form):
         T, H, D = o.shape[1], o.shape[2], o.shape[3]
         KVH = (qkv.shape[2] - H) // 2
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
-        h, b = cuda.blockIdx.y, cuda.blockIdx.z
+        tiles = (T + tile - 1) // tile
+        from_last, h, b = work_of(cuda.blockIdx.x, tiles, H)
         key = H + h // (H // KVH)
-        t0 = (cuda.gridDim.x - 1 - cuda.blockIdx.x) * tile  # the longest walks start first
+        t0 = (tiles - 1 - from_last) * tile  # the longest walks start first
 
         for i in range(per):
             top[i] = float32(-math.inf)
@@ -111,7 +112,7 @@ def _make_forward_kernel(form):
 @kernel("f3 s4 s4", registers=64, threads=256)
 def delta_kernel(delta, do, o):
     """One block per position of a sequence; a thread owns every blockDim-th head."""
-    b, t = cuda.blockIdx.y, cuda.blockIdx.x
+    b, t = cuda.blockIdx.x // o.shape[1], cuda.blockIdx.x % o.shape[1]
     for h in range(cuda.threadIdx.x, o.shape[2], cuda.blockDim.x):
         total = float32(0.0)
         for d in range(o.shape[3]):
@@ -140,9 +141,10 @@ def _make_query_gradient_kernel(form):
         T, H, D = do.shape[1], do.shape[2], do.shape[3]
         KVH = (qkv.shape[2] - H) // 2
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
-        h, b = cuda.blockIdx.y, cuda.blockIdx.z
+        tiles = (T + tile - 1) // tile
+        from_last, h, b = work_of(cuda.blockIdx.x, tiles, H)
         key = H + h // (H // KVH)
-        t0 = (cuda.gridDim.x - 1 - cuda.blockIdx.x) * tile  # the longest walks start first
+        t0 = (tiles - 1 - from_last) * tile  # the longest walks start first
 
         for i in range(per):
             for c in range(columns):
@@ -201,8 +203,8 @@ def _make_key_gradient_kernel(form):
         T, H, D = do.shape[1], do.shape[2], do.shape[3]
         KVH = (qkv.shape[2] - H) // 2
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
-        kvh, b = cuda.blockIdx.y, cuda.blockIdx.z
-        u0 = cuda.blockIdx.x * tile
+        first, kvh, b = work_of(cuda.blockIdx.x, (T + tile - 1) // tile, KVH)
+        u0 = first * tile
 
         for i in range(per):
             for c in range(columns):
@@ -250,13 +252,13 @@ KERNELS = tuple((form, _make_forward_kernel(form), _make_query_gradient_kernel(f
 def attention_forward(o, lse, qkv, stream):
     """Shapes:  o (B, T, H, D) out;  lse (B, H, T) f32 out;  qkv (B, T, H + 2 KVH, D)
 
-    Errors:  ShapeError if the heads do not group or D exceeds 128.
+    Errors:  ShapeError if the heads do not group or D exceeds 256.
     """
     B, T, H, D = o.shape
     KVH = key_heads("attention_forward", o, qkv)
     expect("attention_forward", lse=(lse, (B, H, T)), qkv=(qkv, (B, T, H + 2 * KVH, D)))
     form, forward, _, _ = _kernels("attention_forward", D)
-    forward[(ceil_div(T, form.tile), H, B), (SIDE, SIDE), stream](
+    forward[ceil_div(T, form.tile) * H * B, (SIDE, SIDE), stream](
         o, lse, qkv, np.float32(D ** -0.5))
 
 
@@ -264,7 +266,7 @@ def attention_backward(dqkv, delta, do, qkv, o, lse, stream):
     """Shapes:  dqkv (B, T, H + 2 KVH, D) out;  delta (B, H, T) f32 scratch;
                 do, o (B, T, H, D);  qkv as forward;  lse (B, H, T) f32
 
-    Errors:  ShapeError if the heads do not group or D exceeds 128.
+    Errors:  ShapeError if the heads do not group or D exceeds 256.
     """
     B, T, H, D = o.shape
     KVH = key_heads("attention_backward", o, qkv)
@@ -273,9 +275,9 @@ def attention_backward(dqkv, delta, do, qkv, o, lse, stream):
            qkv=(qkv, packed), lse=(lse, rows))
     form, _, query_gradient, key_gradient = _kernels("attention_backward", D)
     tiles, block, scale = ceil_div(T, form.tile), (SIDE, SIDE), np.float32(D ** -0.5)
-    delta_kernel[(T, B), threads_for(H), stream](delta, do, o)
-    query_gradient[(tiles, H, B), block, stream](dqkv, delta, do, qkv, lse, scale)
-    key_gradient[(tiles, KVH, B), block, stream](dqkv, delta, do, qkv, lse, scale)
+    delta_kernel[T * B, threads_for(H), stream](delta, do, o)
+    query_gradient[tiles * H * B, block, stream](dqkv, delta, do, qkv, lse, scale)
+    key_gradient[tiles * KVH * B, block, stream](dqkv, delta, do, qkv, lse, scale)
 
 
 def _kernels(op, D):

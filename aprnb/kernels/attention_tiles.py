@@ -43,7 +43,15 @@ class Form:
 
 
 FORMS = (Form(16, 32, (160, 176, 176)), Form(64, 32, (168, 232, 240)),
-         Form(128, 16, (152, 152, 168)))
+         Form(128, 16, (152, 152, 168)), Form(256, 8, (144, 144, 184)))
+
+
+@device
+def work_of(block, tiles, heads):
+    """(tile, head, sequence) of a block; blocks are numbered in one dimension, tiles first: the
+    second and third of a grid end at 65,535."""
+    row = block // tiles
+    return block - row * tiles, row % heads, row // heads
 
 
 def tile_functions(form):

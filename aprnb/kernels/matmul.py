@@ -79,7 +79,8 @@ def _make_matmul_kernel(layout, epilogue, sizes, registers, blocks):
         stage_b = cuda.local.array(loads, float32)
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
         t = ty * side + tx
-        m0, n0 = cuda.blockIdx.y * tile, cuda.blockIdx.x * tile
+        tiles_n = (N + tile - 1) // tile
+        m0, n0 = cuda.blockIdx.x // tiles_n * tile, cuda.blockIdx.x % tiles_n * tile
 
         for i in range(per):
             for j in range(per):
@@ -136,8 +137,8 @@ def matmul(layout, epilogue, out, a, b, bias, stream):
     """
     M, N = out.shape
     for (tile, per, _), _, _ in TILES:
-        grid = (ceil_div(N, tile), ceil_div(M, tile))
-        if grid[0] * grid[1] >= ENOUGH_BLOCKS:
+        tiles = ceil_div(N, tile) * ceil_div(M, tile)
+        if tiles >= ENOUGH_BLOCKS:
             break
-    KERNELS[layout, epilogue, tile][grid, (tile // per, tile // per), stream](
+    KERNELS[layout, epilogue, tile][tiles, (tile // per, tile // per), stream](
         out, a, b, b if bias is None else bias)

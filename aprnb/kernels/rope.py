@@ -18,7 +18,7 @@ from .shapes import expect
 @kernel("s4 f2 f2 i f", registers=56, threads=BLOCK)
 def rotate_kernel(x, cos, sin, heads, sign):
     """One block per position of a sequence; a thread owns every blockDim-th pair of its heads."""
-    b, t = cuda.blockIdx.y, cuda.blockIdx.x
+    b, t = cuda.blockIdx.x // x.shape[1], cuda.blockIdx.x % x.shape[1]
     half = cos.shape[1]
     for pair in range(cuda.threadIdx.x, heads * half, cuda.blockDim.x):
         n, k = pair // half, pair % half
@@ -55,5 +55,5 @@ def _rotate(op, x, cos, sin, heads, sign, stream):
     B, T, N, D = x.shape
     expect(op, cos=(cos, (T, D // 2)), sin=(sin, (T, D // 2)),
            x=(x, (B, T, max(N, heads), 2 * (D // 2))))
-    rotate_kernel[(T, B), threads_for(heads * D // 2), stream](
+    rotate_kernel[T * B, threads_for(heads * D // 2), stream](
         x, cos, sin, np.int32(heads), np.float32(sign))

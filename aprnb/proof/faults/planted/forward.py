@@ -198,12 +198,12 @@ ATTENTION = [
                 "heads // KVH, n).transpose(0, 2, 3, 1, 4).reshape(shape)")],
           simulator=[(kernel("attention"),
                       "        key = H + h // (H // KVH)\n"
-                      "        t0 = (cuda.gridDim.x - 1 - cuda.blockIdx.x) * tile"
+                      "        t0 = (tiles - 1 - from_last) * tile"
                       "  # the longest walks start first\n\n"
                       "        for i in range(per):\n"
                       "            top[i]",
                       "        key = H + h % KVH\n"
-                      "        t0 = (cuda.gridDim.x - 1 - cuda.blockIdx.x) * tile\n\n"
+                      "        t0 = (tiles - 1 - from_last) * tile\n\n"
                       "        for i in range(per):\n"
                       "            top[i]")],
           gpu=[(SM90_FORWARD, f"{letter}_map, quotient(h, G) * D, u, b",
