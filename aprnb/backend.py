@@ -48,15 +48,18 @@ class Logits:
 class Backend:
     """A device, a storage precision and the ops bound to them.
 
-    residual: the precision of the residual stream, if it is not that of everything else.
+    residual: the precision of the residual stream, if it is not that of everything else
+    checks: beside every op a function that refuses arguments which no kernel serves and runs
+        nothing (model/rehearsal.py); None where every shape is served, as by the oracle
     """
 
-    def __init__(self, device, ops, precision, reason, logits=None, served=list, residual=None):
+    def __init__(self, device, ops, precision, reason, logits=None, served=list, residual=None,
+                 checks=None):
         self.device, self.ops, self.precision, self.reason = device, ops, precision, reason
         self.name, self.dtype = device.name, PRECISIONS[precision]
         self.residual = residual or precision
         self.logits = logits or Logits(F32, 8 << 20, 256, 1)
-        self.served = served
+        self.served, self.checks = served, checks
         """() -> lines saying which kernels served which ops, once they have run"""
         for method in ("poisoned", "zeros", "array", "upload", "copy", "download", "synchronize",
                        "memory_peak", "utilisation", "program", "build"):
@@ -117,13 +120,14 @@ def _cuda(gpu, precision, asked, residual):
     def on_stream(op):
         return lambda *args: op(*args, gpu.stream)
 
-    ops = {name: on_stream(choice.bind(module, name))
-           for module, names in OPS.items() for name in names}
+    every = [(module, name) for module, names in OPS.items() for name in names]
+    ops = {name: on_stream(choice.bind(module, name)) for module, name in every}
+    checks = {name: choice.check(module, name) for module, name in every}
     best = choice.rooms[0]
     logits = Logits(F32 if best == "portable" else PRECISIONS[precision], 5 << 28, 256, 8)
     return Backend(gpu, SimpleNamespace(**ops), precision,
                    f"{gpu.name}, {types}: {name_of(best)} kernels on {gpu.description}", logits,
-                   choice.lines, residual)
+                   choice.lines, residual, SimpleNamespace(**checks))
 
 
 def _storage(precision, residual):

@@ -5,6 +5,7 @@ a LoadError naming the field, and so is a feature that this engine does not comp
 windows, attention biases of Llama, other activations): a model that loads is computed as trained.
 """
 from dataclasses import asdict, dataclass, replace
+from sys import float_info
 
 from .errors import LoadError
 
@@ -29,6 +30,7 @@ APR_ALIASES = {
 }
 
 MOST_LAYERS, MOST_PARAMETERS = 10_000, 1e13  # beyond them a number in the file is wrong
+MOST_IDS = 1 << 31  # ids of tokens are signed 32-bit integers, here and in every shard
 
 SPLIT_HALVES = 2  # APR rope_type of Hugging Face weights: k is rotated with k + head_dim/2
 
@@ -93,8 +95,10 @@ class ModelConfig:
                                         + 3 * self.intermediate_size)
         parameters = self.num_layers * per_layer + self.vocab_size * self.hidden_size
         if self.num_layers > MOST_LAYERS or parameters > MOST_PARAMETERS:
-            raise LoadError(f"{self.num_layers} layers and {parameters:.3g} parameters: no model "
-                            "of this size exists; the configuration must be wrong")
+            raise LoadError(f"more than {MOST_LAYERS:,} layers or {MOST_PARAMETERS:.0e} parameters:"
+                            " no model of this size exists; the configuration must be wrong")
+        if self.vocab_size > MOST_IDS:
+            raise LoadError(f"vocab_size is {self.vocab_size:,}, need at most {MOST_IDS:,}")
 
     @property
     def qkv_bias(self):
@@ -150,9 +154,7 @@ def from_hf(config, where):
 
 def to_hf(config, dtype="float32"):
     """config.json (a dict) that transformers 4 and 5 both load."""
-    scaling = None
-    if config.rope_scaling:
-        scaling = {"rope_type": "llama3", **asdict(config.rope_scaling)}
+    scaling = config.rope_scaling and {"rope_type": "llama3", **asdict(config.rope_scaling)}
     out = {
         "architectures": [config.hf_architecture],
         "model_type": config.family,
@@ -302,8 +304,8 @@ def _integer(value, name, where):
 
 
 def _number(value, name, where):
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise LoadError(f"{where}: {name} is {value!r}, need a number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > float_info.max:
+        raise LoadError(f"{where}: {name} is {value!r:.40}, need a finite number")
     return float(value)
 
 

@@ -18,6 +18,8 @@ from sass import instructions, loops
 
 pytestmark = pytest.mark.ptx
 SHARED_LIMIT = 48 * 1024  # bytes a block may declare without asking the driver for more
+SHARED_ANYWHERE = 99 * 1024  # bytes a block can have on every GPU from 8.0 on: consumers' cards
+ASKS_FIRST = {"sm80_embedding_places_kernel"}  # its misfit asks the device whether it has enough
 
 
 def catalogue():
@@ -75,6 +77,8 @@ def test_kernel(case, compiled):
     assert cubin.registers <= entry.registers, (
         f"{cubin.registers} registers, budget {entry.registers}")
     assert cubin.shared <= SHARED_LIMIT
+    if "sm_80" in entry.architectures and entry.name not in ASKS_FIRST:
+        assert cubin.shared + entry.shared <= SHARED_ANYWHERE
     product = product_instruction(entry)
     assert inner or not product, f"no {product} in the code"
     for loop in inner:

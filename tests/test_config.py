@@ -44,6 +44,9 @@ def test_every_spelling_of_rope(fields):
     ({"tie_word_embeddings": "false"}, "need true or false"),
     ({"num_hidden_layers": 10**9}, "no model of this size"),
     ({"vocab_size": 10**12}, "no model of this size"),
+    ({"vocab_size": 10**400}, "no model of this size"),
+    ({"vocab_size": 2**31 + 1, "hidden_size": 64}, "at most 2,147,483,648"),
+    ({"rope_theta": 10**400}, "rope_theta is 10000"),
 ])
 def test_what_cannot_be_meant_is_refused(fields, word):
     with pytest.raises(LoadError, match=word):

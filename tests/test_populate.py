@@ -75,7 +75,8 @@ class GivesOut:
     """An opened model that hands over other weights than its configuration promises."""
 
     def __init__(self, opened, change):
-        self.config, self.opened, self.change = opened.config, opened, change
+        self.config, self.path = opened.config, opened.path
+        self.opened, self.change = opened, change
 
     def weights(self):
         yield from self.change(dict(self.opened.weights())).items()

@@ -25,7 +25,7 @@ def ops(package):
         module = importlib.import_module(f"{package.__name__}.{info.name}")
         for name, function in vars(module).items():
             if (inspect.isfunction(function) and function.__module__ == module.__name__
-                    and not name.startswith("_")):
+                    and not name.startswith("_") and name != "misfit"):
                 found[info.name, name] = list(inspect.signature(function).parameters)
     return found
 

@@ -4,6 +4,7 @@ from itertools import cycle
 from ..backend import open_backend
 from ..config import PRESETS
 from ..model.instance import Model
+from ..model.rehearsal import refuse_unserved
 from ..train.step import OptimiserSettings, Trainer
 from .gpu import device_name
 from .turns import serve
@@ -14,8 +15,9 @@ def open_side(settings):
     """See turns.serve."""
     backend = open_backend(settings["device"], settings["precision"],
                            residual=settings["residual"])
-    model = Model.random(PRESETS[settings["preset"]], backend, seed=0)
-    B, T = settings["batch"], settings["length"]
+    config, B, T = PRESETS[settings["preset"]], settings["batch"], settings["length"]
+    refuse_unserved(config, backend, 1, T, True, settings["recompute"], settings["preset"])
+    model = Model.random(config, backend, seed=0)
     trainer = Trainer(model, B, None, T, OptimiserSettings(grad_clip=1.0), settings["recompute"])
     pairs, last = cycle(batches(model.config.vocab_size, B, T)), [None]
 

@@ -24,7 +24,7 @@ from .attention_tiles import FORMS, SIDE, THREADS, tile_functions, work_of
 from .block import threads_for
 from .cast import narrow, widen
 from .cuda import ALIGNMENT, cuda, float32, kernel
-from .shapes import ceil_div, expect, key_heads
+from .shapes import MOST_BLOCKS, ceil_div, expect, key_heads
 
 
 def _make_forward_kernel(form):
@@ -247,6 +247,7 @@ def _make_key_gradient_kernel(form):
 
 KERNELS = tuple((form, _make_forward_kernel(form), _make_query_gradient_kernel(form),
                  _make_key_gradient_kernel(form)) for form in FORMS)
+WIDEST = FORMS[-1].width
 
 
 def attention_forward(o, lse, qkv, stream):
@@ -280,8 +281,17 @@ def attention_backward(dqkv, delta, do, qkv, o, lse, stream):
     key_gradient[tiles * KVH * B, block, stream](dqkv, delta, do, qkv, lse, scale)
 
 
+def misfit(*arguments):
+    """Why an op cannot be served with these arguments, or None."""
+    B, T, H, D = arguments[0 if len(arguments) == 3 else 2].shape  # of o, of do
+    if D > WIDEST:
+        return f"head_dim {D}, the kernels hold {WIDEST} at most"
+    blocks = ceil_div(T, _kernels("misfit", D)[0].tile) * H * B
+    return None if blocks <= MOST_BLOCKS else f"{blocks:,} tiles, a grid holds {MOST_BLOCKS:,}"
+
+
 def _kernels(op, D):
     for row in KERNELS:
         if D <= row[0].width:
             return row
-    raise ShapeError(f"{op}: head dimension {D} exceeds {FORMS[-1].width}")
+    raise ShapeError(f"{op}: head dimension {D} exceeds {WIDEST}")

@@ -5,11 +5,14 @@
     portable   everything else, float32 included
 
 The first room that the GPU can run and whose `misfit` finds nothing wrong with the arguments
-serves the call. What was asked for by name must serve: where it cannot, that is an error.
+serves the call; a file without one serves every shape. What was asked for by name must serve: where
+it cannot, that is an error. What no room serves is refused when a run starts: model/rehearsal.py
+asks `check` about every op of a pass before there are arrays.
 """
 from importlib import import_module
 
-from ..errors import DeviceError
+from ..errors import DeviceError, LoadError
+from .shapes import misfit_of_size
 
 ROOMS = {  # op module -> rooms that have it, best first
     "adamw": ("sm80", "portable"),
@@ -44,22 +47,49 @@ class Choice:
 
     def bind(self, module, name):
         """A function that takes the op's arguments with the stream and runs the best room's op."""
+        find, served = self._finder(module, name), self.served.setdefault(name, {})
+
+        def op(*arguments):
+            room, home, why = find(*arguments[:-1])
+            served[room] = why
+            return getattr(home, name)(*arguments)
+        return op
+
+    def check(self, module, name):
+        """A function that takes the op's arguments, or anything with their shape, dtype, strides
+        and address, and runs nothing.
+
+        Its errors: LoadError if no room serves them; DeviceError if the room that was asked for by
+        name does not.
+        """
+        find = self._finder(module, name)
+
+        def checked(*arguments):
+            misfit = misfit_of_size(*arguments)
+            if misfit:
+                raise LoadError(f"{name}: {misfit}")
+            find(*arguments)
+        return checked
+
+    def _finder(self, module, name):
+        """A function that takes the op's arguments and gives (room, its module, why not those
+        before it)."""
         homes = [(room, import_module(_home(room, module))) for room in ROOMS[module]
                  if room in self.rooms]
         must = self.forced if self.forced in ROOMS[module] else None
-        served = self.served.setdefault(name, {})
 
-        def op(*arguments):
+        def find(*arguments):
             why = ""
             for room, home in homes:
-                misfit = home.misfit(*arguments[:-1]) if room != "portable" else None
+                misfit = home.misfit(*arguments) if hasattr(home, "misfit") else None
                 if misfit is None:
-                    served[room] = why
-                    return getattr(home, name)(*arguments)
+                    return room, home, why
                 why = misfit
-                if room == must:
-                    raise DeviceError(f"--kernels {self.asked}: {name}: {misfit}")
-        return op
+                if room == must and room != homes[-1][0]:
+                    raise DeviceError(f"--kernels {self.asked}: {name}: {misfit}; use --kernels "
+                                      "auto")
+            raise LoadError(f"{name}: {why}")
+        return find
 
     def lines(self):
         """What has served so far, a line per room by its name: "sm_90: linear_forward, ..."."""

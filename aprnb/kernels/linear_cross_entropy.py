@@ -74,4 +74,4 @@ def _cross_entropy(losses, logits, targets, scale, differentiate, stream):
 
 def _packed(logits, rows, V):
     """Row after row: these kernels know no padding."""
-    return logits.reshape(logits.size)[:rows * V].reshape((rows, V))
+    return logits.reshape((logits.size,))[:rows * V].reshape((rows, V))

@@ -1,13 +1,13 @@
 """A model in memory: weights in arenas on a backend, ready to be run through decoders."""
 import numpy as np
 
-from ..dtypes import F32, PRECISIONS
+from ..dtypes import F32
 from ..errors import LoadError, NonFiniteError
-from .activations import activation_table
 from .decoder import Decoder
 from .initial import initial_weights
 from .params import build_table
-from .plan import plan
+from .plan import activation_plan
+from .rehearsal import refuse_unserved
 from .rope_table import rope_table
 
 
@@ -20,8 +20,11 @@ class Model:
     weights  name -> view of `work`, by tensor and by pack name
     """
 
-    def __init__(self, config, backend, trainable):
-        self.config, self.backend, self.trainable = config, backend, trainable
+    def __init__(self, config, backend, trainable, where="random weights"):
+        """where: what messages call the model. Errors: LoadError if the backend cannot serve it."""
+        refuse_unserved(config, backend, 1, 1, trainable, where=where)
+        self.where, self.config, self.backend, self.trainable = (
+            where, config, backend, trainable)
         self.table = build_table(config)
         n = self.table.elements
         self.work = backend.poisoned(n, backend.dtype)
@@ -39,7 +42,7 @@ class Model:
 
         Errors: LoadError if a tensor is left unwritten; NonFiniteError if one holds NaN or Inf.
         """
-        model = cls(source.config, backend, trainable)
+        model = cls(source.config, backend, trainable, str(source.path))
         model._fill(source.weights())
         model._make_twin = lambda other: cls.from_file(source, other, trainable=False)
         return model
@@ -92,12 +95,14 @@ class Model:
     def decoder(self, batch, length, training, recompute="none"):
         """A Decoder for (batch, length) with its own poisoned activations on the backend.
 
-        Errors: LoadError if length exceeds the positions that the model was made for.
+        Errors: LoadError if length exceeds the positions that the model was made for, or if the
+        backend cannot serve a pass of this size.
         """
         if length > self.config.max_position_embeddings:
             raise LoadError(f"sequence length {length} exceeds the model's "
                             f"{self.config.max_position_embeddings} positions; use a shorter "
                             "--seq-length")
+        refuse_unserved(self.config, self.backend, batch, length, training, recompute, self.where)
         layout = self.activation_plan(batch, length, training, recompute)
         arenas = {t: self.backend.poisoned(n, t) for t, n in layout.lengths.items()}
         return Decoder(self.config, self.backend.ops, self.weights, layout.views(arenas),
@@ -105,9 +110,7 @@ class Model:
 
     def activation_plan(self, batch, length, training, recompute="none"):
         """What a decoder of this size would allocate."""
-        return plan(activation_table(self.config, batch, length, self.backend.dtype,
-                                     self.backend.logits, training, recompute,
-                                     PRECISIONS[self.backend.residual]))
+        return activation_plan(self.config, self.backend, batch, length, training, recompute)
 
     def _rope_table(self, length):
         if length not in self._rope:

@@ -7,6 +7,9 @@ from math import prod
 
 import numpy as np
 
+from ..dtypes import PRECISIONS
+from .activations import activation_table
+
 ALIGN = 64  # elements: every buffer starts on 128 bytes or more
 
 
@@ -30,6 +33,12 @@ class Plan:
             at = self.offsets[name]
             out[name] = arenas[b.dtype][at:at + prod(b.shape)].reshape(b.shape)
         return out
+
+
+def activation_plan(config, backend, batch, length, training, recompute="none"):
+    """The Plan of a pass over `batch` sequences of `length` positions on a backend."""
+    return plan(activation_table(config, batch, length, backend.dtype, backend.logits, training,
+                                 recompute, PRECISIONS[backend.residual]))
 
 
 def plan(buffers):

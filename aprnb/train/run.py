@@ -12,6 +12,7 @@ from ..errors import CheckError, DeviceMemoryError, FormatError
 from ..formats.atomic import write_json
 from ..formats.model_file import OpenModel, open_model
 from ..model.instance import Model
+from ..model.rehearsal import refuse_unserved
 from .checkpoint import read_position, restore_trainer
 from .evaluate import Evaluator
 from .gates import default_first_limit_nats
@@ -160,6 +161,9 @@ def _model(plan, source):
                         ("residual", backend.residual)):
         asked = getattr(settings, name)
         plan.fix("chosen" if asked == "auto" else plan.origins[name], **{name: value})
+    refuse_unserved(source.config, backend, settings.micro_batch or 1, settings.seq_length, True,
+                    settings.recompute, str(plan.state.path) if plan.state else
+                    settings.init or settings.arch)
     if source.opened:
         return Model.from_file(source.opened, backend)
     return Model.random(source.config, backend, settings.seed)

@@ -15,6 +15,7 @@ from ..data.batches import Windows
 from ..data.shards import open_dataset
 from ..data.tokenizer import TokenizerStyleError, byte_alphabet
 from ..model.instance import Model
+from ..model.rehearsal import refuse_unserved
 from .evaluate import evaluate, perplexity
 from .inputs import find_tokenizer
 
@@ -36,7 +37,10 @@ def score(source, dataset_path, seq_length, batch_size, max_batches, device, pre
     dataset = open_dataset(dataset_path, config.vocab_size, tokenizer and tokenizer.digest)
     refuse_meaningless(dataset, config.vocab_size, seq_length)
     windows = Windows(dataset, seq_length)
-    model = Model.from_file(source, open_backend(device, precision), trainable=False)
+    backend = open_backend(device, precision)
+    refuse_unserved(config, backend, min(batch_size, len(windows)), seq_length, False,
+                    where=str(source.path))
+    model = Model.from_file(source, backend, trainable=False)
     result = evaluate(model, windows, batch_size, max_batches)
     nbytes = text_bytes(windows, result.windows, tokenizer, dataset.bytes_per_token)
     bits = result.loss_nats * result.tokens / math.log(2)
