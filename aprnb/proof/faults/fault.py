@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ...errors import CheckError
 
-ROOMS = ("forward", "kernels", "training", "files", "data", "gates", "generation")
+ROOMS = ("forward", "kernels", "training", "files", "data", "gates", "generation", "limits")
 """Modules of planted/, by what they spoil."""
 
 
