@@ -141,6 +141,14 @@ def test_forward(shape, dtype):
         ("o", "lse"), peer=peer)
 
 
+@lanes([], [(70_000, 1, 2, 1, 2)])
+def test_more_sequences_than_the_second_dimension_of_a_grid(shape):
+    B, T, H, _, D = shape
+    judge("attention", "attention_forward", {
+        "o": blank((B, T, H, D), F32), "lse": blank((B, H, T), F32),
+        "qkv": packed(shape, F32)}, ("o", "lse"))
+
+
 @lanes([(1, 33, 2, 1, 4)], [(1, 129, 14, 2, 64)])
 def test_forward_of_large_scores(shape):
     """Scores beyond the range of exp: the running maximum has to be taken off first."""

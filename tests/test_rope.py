@@ -12,7 +12,8 @@ from judge import DTYPES, assert_gradient, blank, judge, lanes, normal, run_kern
 from tolerance import F32
 
 # (B, T, N, rotated heads, D)
-SHAPES = lanes([(1, 1, 1, 1, 2), (2, 3, 5, 3, 6)], [(2, 127, 18, 16, 64), (1, 33, 6, 5, 128)])
+SHAPES = lanes([(1, 1, 1, 1, 2), (2, 3, 5, 3, 6)], [(2, 127, 18, 16, 64), (1, 33, 6, 5, 128),
+                                                           (70_000, 1, 3, 2, 6)])
 
 
 def angles(T, D, theta=1e4, dtype=F32):

@@ -286,7 +286,7 @@ def misfit(*arguments):
     B, T, H, D = arguments[0 if len(arguments) == 3 else 2].shape  # of o, of do
     if D > WIDEST:
         return f"head_dim {D}, the kernels hold {WIDEST} at most"
-    blocks = ceil_div(T, _kernels("misfit", D)[0].tile) * H * B
+    blocks = ceil_div(T, _kernels("attention", D)[0].tile) * H * B
     return None if blocks <= MOST_BLOCKS else f"{blocks:,} tiles, a grid holds {MOST_BLOCKS:,}"
 
 
