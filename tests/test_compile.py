@@ -30,16 +30,17 @@ def catalogue():
 
 
 def compile_one(case):
-    """(Cubin, PTX, instructions of every loop around a product) of one catalogue entry; runs in a
-    worker process."""
-    from aprnb.kernels.build import assemble, entry_named, import_all, link
+    """(Cubin, report, PTX, instructions of every loop around a product) of one catalogue entry;
+    runs in a worker process."""
+    from aprnb.kernels.build import entry_named, import_all, judge, link
     from aprnb.kernels.cuda import compile_to_ltoir
     name, signature, architecture = case
     import_all()
     entry = entry_named(name)
     code = compile_to_ltoir(entry, signature, architecture)
-    cubin, product = assemble(entry, code, architecture), product_instruction(entry)
-    return (cubin, link(code, architecture, name, ptx=True)[0],
+    linked, report = link(code, architecture, name)
+    cubin, product = judge(linked, report, name), product_instruction(entry)
+    return (cubin, report, link(code, architecture, name, ptx=True)[0],
             loops(instructions(cubin.code), product) if product else [])
 
 
@@ -70,7 +71,8 @@ def compiled(request):
 def test_kernel(case, compiled):
     from aprnb.kernels.build import entry_named
     entry = entry_named(case[0])
-    cubin, ptx, inner = compiled[case].result()
+    cubin, report, ptx, inner = compiled[case].result()
+    assert facts(cubin) == reported(report), "the code says something else than the linker"
     assert b".f64" not in ptx, "double-precision arithmetic: a literal without float32(...)?"
     assert max(cubin.stack, cubin.spills) <= entry.spills, (
         f"{cubin.stack} bytes of stack, {cubin.spills} of spills, allowed {entry.spills}")
@@ -84,6 +86,21 @@ def test_kernel(case, compiled):
     for loop in inner:
         local = [line for line in loop if re.search(r"\b(LDL|STL)\b", line)]
         assert not local, f"local memory between the products: {local[:3]}"
+
+
+def facts(cubin):
+    """What was read from the code."""
+    return {what: getattr(cubin, what) for what in ("symbol", "registers", "stack", "shared")}
+
+
+def reported(report):
+    """The same in the linker's words; it leaves out shared memory where there is none."""
+    def number(pattern):
+        return int(re.search(pattern, report)[1])
+    return {"symbol": re.search(r"Compiling entry function '([^']+)'", report)[1],
+            "registers": number(r"Used (\d+) registers"),
+            "stack": number(r"(\d+) bytes stack frame"),
+            "shared": number(r"(\d+) bytes smem") if "bytes smem" in report else 0}
 
 
 def product_instruction(entry):

@@ -1,41 +1,25 @@
 """From a catalogue entry to machine code: LTO-IR, linked by nvJitLink for one architecture.
 
 Only LTO-IR keeps what the tensor-core kernels need: PTX through the linker loses the register
-hand-over between warpgroups and serialises wgmma, without an error. Such a report is refused here.
-No GPU and no driver is needed.
+hand-over between warpgroups and serialises wgmma, without an error. Such a report is refused here,
+and so is a linker that reports nothing. No GPU and no driver is needed.
 """
 import importlib
 import pkgutil
 import re
-import sys
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
 
 from ..errors import AprnbError, MissingPackageError
+from .cubin import CubinError, read_cubin
 from .cuda import catalogue, compile_to_ltoir
 
+UNCACHED = "-no-cache"
+"""Beside a driver nvJitLink keeps a cache of its own (~/.nv/ComputeCache), and what it takes from
+there it does not report on. It knows this option from 12.5 on."""
 SERIALISED = re.compile(r"\bC75(0[4-9]|1[0-5])\b")  # setmaxnreg ignored, wgmma serialised
 
 
 class BuildError(AprnbError):
     """A kernel could not be compiled, or not into the code that was meant."""
-
-
-@dataclass(frozen=True)
-class Cubin:
-    """Machine code of one kernel for one architecture, and the linker's report on it."""
-
-    code: bytes
-    symbol: str
-    """The kernel's name in the code."""
-    registers: int
-    stack: int
-    """Bytes of local memory a thread has."""
-    spills: int
-    """Bytes of spill stores and loads, as counted in the code."""
-    shared: int
-    """Bytes of static shared memory."""
 
 
 def build(entry, signature, architecture):
@@ -45,32 +29,45 @@ def build(entry, signature, architecture):
     """
     from cuda.pathfinder import DynamicLibNotFoundError
     try:
-        return assemble(entry, compile_to_ltoir(entry, signature, architecture), architecture)
+        ltoir = compile_to_ltoir(entry, signature, architecture)
+        code, report = link(ltoir, architecture, entry.name)
     except DynamicLibNotFoundError as error:
         raise MissingPackageError(
             f"the CUDA compiler that builds kernels is missing ({str(error).split(': ')[0]}); "
             "try `pip install 'aprnb[cu12]'` or cu13, whichever the driver is of, or point "
             "APRNB_KERNELS at a folder of built kernels") from error
+    return judge(code, report, f"{entry.name} for {architecture}")
 
 
-def assemble(entry, ltoir, architecture):
-    """The Cubin of a kernel's LTO-IR.  Errors: BuildError, also for code that is not what was
-    meant."""
-    code, report = link(ltoir, architecture, entry.name)
+def judge(code, report, name):
+    """The Cubin of linked code, if the linker's report on it has nothing against it.
+
+    Errors: BuildError.
+    """
+    try:
+        cubin = read_cubin(code, _spills(report))
+    except CubinError as error:
+        raise BuildError(f"{name}: the linker made {error}") from error
+    silent = f"Compiling entry function '{cubin.symbol}'" not in report
+    if silent or cubin.stack and "bytes spill stores" not in report:
+        raise BuildError(
+            f"{name}: the linker reports nothing on this kernel, so that nobody knows if it gave "
+            "up what makes it fast; it took it from a cache of its own: set CUDA_CACHE_DISABLE=1, "
+            f"or install nvJitLink 12.5 or newer\n{report}")
     if SERIALISED.search(report):
-        raise BuildError(f"{entry.name} for {architecture}: {SERIALISED.search(report)[0]}: the "
-                         f"linker gave up what makes this kernel fast\n{report}")
-    stores, loads = (_reported(rf"(\d+) bytes spill {way}", report) for way in ("stores", "loads"))
-    return Cubin(code, _symbol(report, entry.name), _reported(r"Used (\d+) registers", report),
-                 _reported(r"(\d+) bytes stack frame", report), stores + loads,
-                 _reported(r"(\d+) bytes smem", report))
+        raise BuildError(f"{name}: {SERIALISED.search(report)[0]}: the linker gave up what makes "
+                         f"this kernel fast\n{report}")
+    return cubin
 
 
 def link(ltoir, architecture, name, *options, ptx=False):
     """(cubin or PTX, report) of one LTO-IR module.  Errors: BuildError with the linker's log."""
     from cuda.bindings import nvjitlink
-    options = [f"-arch={architecture}", "-lto", "-ptx" if ptx else "-verbose", *options]
-    handle = nvjitlink.create(len(options), options)
+    try:
+        handle = _linker(nvjitlink, [f"-arch={architecture}", "-lto",
+                                     "-ptx" if ptx else "-verbose", *options])
+    except nvjitlink.nvJitLinkError as error:
+        raise BuildError(f"{name} for {architecture}: {error}") from error
     try:
         nvjitlink.add_data(handle, nvjitlink.InputType.LTOIR, ltoir, len(ltoir), name)
         nvjitlink.complete(handle)
@@ -87,27 +84,9 @@ def link(ltoir, architecture, name, *options, ptx=False):
         nvjitlink.destroy(handle)
 
 
-def build_many(wanted, workers):
-    """[(name, signature, architecture)] -> iterator of (that key, Cubin), on all cores."""
-    wanted = list(wanted)
-    if len(wanted) == 1:
-        yield wanted[0], _build_named(wanted[0])
-    elif wanted:
-        # spawned, not forked: a driver context and the compiler's threads do not survive a fork
-        known = [m for m in sys.modules if m.startswith(__package__ + ".")]
-        with ProcessPoolExecutor(min(workers, len(wanted)), get_context("spawn"), import_these,
-                                 (known,)) as pool:
-            yield from zip(wanted, pool.map(_build_named, wanted))
-
-
 def entry_named(name):
     """The catalogue entry of that name; its file must have been imported."""
     return next(e for e in catalogue if e.name == name)
-
-
-def import_these(modules):
-    for module in modules:
-        importlib.import_module(module)
 
 
 def import_all():
@@ -117,9 +96,15 @@ def import_all():
         importlib.import_module(info.name)
 
 
-def _build_named(key):
-    name, signature, architecture = key
-    return build(entry_named(name), signature, architecture)
+def _linker(nvjitlink, options):
+    """A handle with these options and without a cache."""
+    options = [*options, UNCACHED]
+    try:
+        return nvjitlink.create(len(options), options)
+    except nvjitlink.nvJitLinkError as error:
+        if error.status != nvjitlink.Result.ERROR_UNRECOGNIZED_OPTION:
+            raise
+    return nvjitlink.create(len(options) - 1, options[:-1])  # if another is unknown, this says so
 
 
 def _info_log(nvjitlink, handle):
@@ -128,14 +113,6 @@ def _info_log(nvjitlink, handle):
     return log.decode(errors="replace")
 
 
-def _reported(pattern, report):
-    """A number of the report; newer linkers leave out what is zero."""
-    found = re.search(pattern, report)
-    return int(found[1]) if found else 0
-
-
-def _symbol(report, name):
-    found = re.search(r"Compiling entry function '([^']+)'", report)
-    if not found:
-        raise BuildError(f"{name}: the linker's report names no kernel\n{report}")
-    return found[1]
+def _spills(report):
+    """Bytes of spill stores and loads of all functions that the report lists."""
+    return sum(map(int, re.findall(r"(\d+) bytes spill (?:stores|loads)", report)))

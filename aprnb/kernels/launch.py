@@ -7,13 +7,15 @@ address a device array, an integer, or None. Nothing here waits for the device.
 """
 import ctypes
 import os
-from contextlib import contextmanager
+import secrets
+from contextlib import closing, contextmanager
 from functools import cache, partial
 
 from ..errors import DeviceError, DeviceMemoryError
 from . import cache as disk
-from .build import build, build_many, entry_named
+from .build import build, entry_named
 from .cuda import cuda, is_out_of_memory
+from .workers import build_many
 
 SCALARS = {"f": ctypes.c_float, "i": ctypes.c_int32, "u": ctypes.c_uint32, "n": ctypes.c_int64,
            "b": ctypes.c_uint8, "p": ctypes.c_uint64}
@@ -73,11 +75,18 @@ def prepare(wanted, architecture=None):
     """
     architecture = architecture or this_architecture()
     missing = [(name, signature, architecture) for name, signature in sorted(wanted)
-               if disk.load(entry_named(name), signature, architecture) is None]
-    for (name, *key), cubin in build_many(missing, os.cpu_count() or 1):
-        if not disk.store(entry_named(name), *key, cubin):
-            break  # a cache that takes nothing: each kernel is then built at its first launch
+               if not _is_there(name, signature, architecture)]
+    # processes that start together share the work: each begins elsewhere, and looks again
+    first = secrets.randbelow(len(missing)) if missing else 0
+    in_turn = missing[first:] + missing[:first]
+    with closing(build_many(in_turn, os.cpu_count() or 1, _is_there)) as built:
+        for (name, *key), cubin in built:
+            disk.store(entry_named(name), *key, cubin)
     return len(missing)
+
+
+def _is_there(name, signature, architecture):
+    return disk.load(entry_named(name), signature, architecture) is not None
 
 
 @cache

@@ -1,0 +1,43 @@
+"""A process that compiles kernels for another one (workers.py).
+
+Input, one JSON value a line: the modules to import, then [name, signature, architecture] of each
+kernel that is wanted. Output for each kernel: one JSON line, {"size", "spills"} and so many bytes
+of machine code, or {"error", "exit_code"}.
+"""
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+
+from ..errors import AprnbError
+from .build import BuildError, build, entry_named
+
+
+def main():
+    """Serve until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
+    # a library that prints must not answer for us
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        for module in json.loads(sys.stdin.readline()):
+            importlib.import_module(module)
+        for line in sys.stdin:
+            answer, code = _answer(*json.loads(line))
+            answers.write(json.dumps(answer).encode() + b"\n" + code)
+            answers.flush()
+    except BrokenPipeError:
+        os._exit(1)  # the parent is gone: nobody wants the rest
+
+
+def _answer(name, signature, architecture):
+    try:
+        cubin = build(entry_named(name), signature, architecture)
+        return {"size": len(cubin.code), "spills": cubin.spills}, cubin.code
+    except AprnbError as error:
+        return {"error": str(error), "exit_code": error.exit_code}, b""
+    except Exception:
+        text = f"{name} for {architecture}: could not be compiled\n{traceback.format_exc()}"
+        return {"error": text, "exit_code": BuildError.exit_code}, b""

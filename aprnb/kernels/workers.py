@@ -1,0 +1,153 @@
+"""Many kernels at once: processes that compile, one kernel after the other, until none is left.
+
+Each is an interpreter of its own that runs build_worker.py and nothing else. It imports no file of
+the caller's: multiprocessing would run the caller's script once more in every worker. It is not
+forked: a driver context and the compiler's threads do not survive that. It ends with its input, so
+no worker outlives the process that started it.
+"""
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+
+from .build import BuildError, build, entry_named
+from .cubin import read_cubin
+
+PACKAGE = __package__.partition(".")[0]
+HOME = str(Path(__file__).parents[2])
+# the package comes from where it came from here, everything else from the same path as here
+START = (f"import sys; home, *path = sys.argv[1:]; sys.path.insert(0, home); import {PACKAGE}; "
+         f"sys.path[:] = path; from {__package__}.build_worker import main; main()")
+
+
+def build_many(wanted, workers, is_there=lambda *key: False):
+    """[(name, signature, architecture)] -> iterator of (that key, Cubin), on so many processes.
+
+    A key for which is_there(*key) has become true when its turn comes is passed over: other
+    processes build too. Errors: BuildError, MissingPackageError.
+    """
+    waiting = deque(wanted)
+    crew = _crew(min(workers, len(waiting)), _modules()) if len(waiting) > 1 else []
+    try:
+        if not crew:
+            for key in waiting:
+                yield key, _build_here(*key)
+        while crew:
+            for worker in [w for w in crew if not w.key]:
+                worker.key = _next(waiting, is_there)
+                if worker.key:
+                    worker.say(worker.key)
+                else:
+                    crew.remove(worker)
+                    worker.end()
+            for worker in _ready(crew):
+                key, cubin = worker.key, worker.answer()
+                worker.key = None
+                yield key, cubin
+    finally:  # an error, Ctrl-C, a caller that wants no more
+        for worker in crew:
+            worker.kill()
+
+
+def _next(waiting, is_there):
+    """The next key that nobody has built meanwhile, or None."""
+    while waiting:
+        key = waiting.popleft()
+        if not is_there(*key):
+            return key
+
+
+def _ready(crew):
+    """Those that have answered; waits for one."""
+    with selectors.DefaultSelector() as selector:
+        for worker in crew:
+            selector.register(worker, selectors.EVENT_READ)
+        return [found.fileobj for found, _ in selector.select()] if crew else []
+
+
+def _build_here(name, signature, architecture):
+    return build(entry_named(name), signature, architecture)
+
+
+def _modules():
+    """Kernel files that were imported here: their entries are the catalogue."""
+    return [name for name in sys.modules if name.startswith(__package__ + ".")]
+
+
+def _crew(count, modules):
+    """So many workers, fewer where the system gives no more, none where it has no interpreter."""
+    crew = []
+    if sys.executable and not getattr(sys, "frozen", False):  # else Python lives in a program
+        try:
+            while len(crew) < count:
+                crew.append(_Worker(modules))
+        except OSError:
+            pass  # no interpreter there, or no process more: the others do its work, or this one
+        except BaseException:  # Ctrl-C
+            for worker in crew:
+                worker.kill()
+            raise
+    return crew
+
+
+class _Worker:
+    """The parent's end of one process."""
+
+    def __init__(self, modules):
+        self.key = None
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", START, HOME, *sys.path], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, env={**os.environ, "CUDA_CACHE_DISABLE": "1"})
+        self.say(modules)
+
+    def fileno(self):
+        return self.process.stdout.fileno()
+
+    def say(self, value):
+        """Give it a line."""
+        try:
+            self.process.stdin.write(json.dumps(value).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it is dead: its answer will say so
+
+    def answer(self):
+        """The Cubin of its key.  Errors: what the build met, BuildError for one that died."""
+        output = self.process.stdout
+        head = output.readline()
+        answer = json.loads(head) if head.endswith(b"\n") else {}
+        code = output.read(answer.get("size", 0))
+        if not answer or len(code) < answer.get("size", 0):
+            raise BuildError(self._obituary())
+        if "error" in answer:
+            error = BuildError(answer["error"])
+            error.exit_code = answer["exit_code"]
+            raise error
+        return read_cubin(code, answer["spills"])
+
+    def _obituary(self):
+        self.process.stdin.close()
+        code, (name, _, architecture) = self.process.wait(), self.key
+        how = f"ended with exit code {code}; its own message stands above"
+        if code < 0:
+            how = (f"was ended by {signal.Signals(-code).name}; the system does that where memory "
+                   "runs out: free some")
+        return (f"{name} for {architecture}: the process that compiled it {how}; what was built "
+                "before is kept, the next start goes on from there")
+
+    def end(self):
+        """Let it end by itself."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass
+        self.process.wait()
+
+    def kill(self):
+        self.process.kill()
+        self.end()

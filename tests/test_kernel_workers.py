@@ -1,0 +1,222 @@
+"""Processes that compile: nothing of the caller's runs in them, they end with him, and whatever
+happens to one of them or to the cache is survived or said."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.ptx
+ROOT = Path(__file__).parents[1]
+PATIENCE = 120  # seconds until a test gives up: compiling one kernel takes less than one
+SCRIPT = """
+print("the script runs", flush=True)
+import aprnb.kernels.convert, aprnb.kernels.swiglu
+from aprnb.kernels.cuda import catalogue
+from aprnb.kernels.launch import prepare
+names = ("convert_kernel", "swiglu_forward_kernel")
+print("built", prepare({(e.name, s) for e in catalogue if e.name in names for s in e.signatures},
+                       "sm_80"))
+"""
+KERNELS = 6
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.delenv("APRNB_KERNELS", raising=False)
+    monkeypatch.setenv("APRNB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path / "cache"
+
+
+def python(*arguments, **options):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True,
+                          timeout=PATIENCE, **options)
+
+
+def files(cache):
+    """Names of kernels, and of everything else that lies in a cache."""
+    names = [p.name for p in cache.rglob("*") if p.is_file()]
+    return ([n for n in names if n.endswith(".kernel")],
+            [n for n in names if not n.endswith(".kernel")])
+
+
+def built_whole(result, cache, missing=KERNELS):
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"the script runs\nbuilt {missing}\n"
+    assert [len(names) for names in files(cache)] == [KERNELS, 0]
+
+
+@pytest.mark.parametrize("way", ["file", "input", "command", "cell", "module_of_another_name"])
+def test_a_script_without_a_guard_runs_once(cache, tmp_path, way):
+    """What multiprocessing starts imports the caller's script and dies in it."""
+    file = tmp_path / "script.py"
+    file.write_text(SCRIPT)
+    cell = f"exec(compile({SCRIPT!r}, '<cell>', 'exec'), {{'__name__': '__main__'}})"
+    arguments, options = {"file": ([file], {}), "input": (["-"], {"input": SCRIPT}),
+                          "command": (["-c", SCRIPT], {}), "cell": (["-c", cell], {}),
+                          "module_of_another_name": (["-m", "script"], {"cwd": tmp_path})}[way]
+    result = python(*arguments, **options)
+    built_whole(result, cache)
+    assert result.stderr == ""
+
+
+def test_files_beside_the_caller_take_no_modules_place(cache, tmp_path):
+    """A worker starts in the caller's folder, whose files may be named as modules are."""
+    for name in ("numba", "json", "select", "aprnb"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('this is the wrong file')")
+    built_whole(python("-P", "-c", SCRIPT, cwd=tmp_path), cache)
+
+
+def test_what_is_there_is_not_built_again(cache):
+    built_whole(python("-c", SCRIPT), cache)
+    kernel = next(p for p in cache.rglob("*.kernel"))
+    kernel.write_bytes(kernel.read_bytes()[:-1])
+    next(p for p in cache.rglob("*.kernel") if p != kernel).unlink()
+    built_whole(python("-c", SCRIPT), cache, missing=2)
+    built_whole(python("-c", SCRIPT), cache, missing=0)
+
+
+def test_processes_that_start_together_fill_one_cache(cache):
+    with_pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([sys.executable, "-c", SCRIPT], **with_pipes) for _ in range(3)]
+    for process in processes:
+        out, err = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, err) == (0, "") and "built" in out
+    built_whole(python("-c", SCRIPT), cache, missing=0)
+
+
+# ---------------------------------------------------------------- ends
+
+def members(session):
+    """Processes of a session that are alive."""
+    alive = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, of = status.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(of) == session and state != "Z":
+            alive.append(int(status.parent.name))
+    return alive
+
+
+def wait_for(condition):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_its_caller(cache, sent):
+    """And what a killed process leaves behind is no hindrance for the next."""
+    slow = SCRIPT.replace("(\"convert_kernel\", \"swiglu_forward_kernel\")",
+                          "[e.name for e in catalogue]").replace(
+        "swiglu\n", "swiglu, aprnb.kernels.attention, aprnb.kernels.adamw, aprnb.kernels.matmul\n")
+    process = subprocess.Popen([sys.executable, "-c", slow], stderr=subprocess.PIPE, text=True,
+                               stdout=subprocess.DEVNULL, start_new_session=True)
+    wait_for(lambda: files(cache)[0])
+    assert len(members(process.pid)) >= 2
+    (os.killpg if sent == signal.SIGINT else os.kill)(process.pid, sent)  # as a terminal does
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == -sent
+    assert err.count("Traceback") == (1 if sent == signal.SIGINT else 0)  # the caller's own
+    wait_for(lambda: not members(process.pid))
+    before = len(files(cache)[0])
+    result = python("-c", slow)
+    assert result.returncode == 0 and int(result.stdout.split()[-1]) > 0, result.stderr
+    assert len(files(cache)[0]) > before and python("-c", slow).stdout.endswith("built 0\n")
+
+
+def keys():
+    import aprnb.kernels.convert  # noqa: F401
+    return [("convert_kernel", s, "sm_80") for s in ("f1 h1", "h1 f1", "f1 f1", "h1 h1")]
+
+
+def test_a_worker_that_is_killed_is_told_truly(monkeypatch):
+    from aprnb.kernels import workers
+    from aprnb.kernels.build import BuildError
+    crew, say = [], workers._Worker.say
+
+    def killed_when_asked(worker, value):
+        if isinstance(value, tuple):
+            worker.process.kill()
+            worker.process.wait()
+        crew.append(worker.process)
+        say(worker, value)
+    monkeypatch.setattr(workers._Worker, "say", killed_when_asked)
+    with pytest.raises(BuildError, match="convert_kernel for sm_80.*SIGKILL.*memory"):
+        list(workers.build_many(keys(), 2))
+    assert {process.returncode for process in crew} == {-signal.SIGKILL}
+
+
+def test_the_error_of_a_build_is_the_callers():
+    from aprnb.kernels.build import BuildError
+    from aprnb.kernels.workers import build_many
+    with pytest.raises(BuildError, match="convert_kernel for sm_12: "):
+        list(build_many([(name, signature, "sm_12") for name, signature, _ in keys()], 2))
+    with pytest.raises(BuildError, match="nonsense for sm_80: could not be compiled"):
+        list(build_many([("nonsense", "f1", "sm_80")] * 2, 2))
+
+
+@pytest.mark.parametrize("executable, frozen", [("", False), (None, False), ("/no/python", False),
+                                                (sys.executable, True)])
+def test_without_an_interpreter_this_process_builds(monkeypatch, executable, frozen):
+    """Python inside another program: what would start there is that program once more."""
+    from aprnb.kernels import workers
+    monkeypatch.setattr(sys, "executable", executable)
+    monkeypatch.setattr(sys, "frozen", frozen, raising=False)
+    monkeypatch.setattr(workers._Worker, "answer", None)
+    assert [key for key, _ in workers.build_many(keys(), 2)] == keys()
+
+
+# ---------------------------------------------------------------- a cache that takes nothing
+
+WARNED = "every start compiles them anew"
+
+
+def goes_on(result):
+    assert result.returncode == 0, result.stderr
+    assert f"built {KERNELS}" in result.stdout and result.stderr.count("UserWarning") == 1
+    assert WARNED in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_full_disk_is_said_once_and_survived(cache):
+    def limit():
+        import resource
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    goes_on(python("-c", SCRIPT, preexec_fn=limit))
+    assert files(cache) == ([], [])
+
+
+def test_a_cache_of_roots_that_this_user_cannot_write_is_said_once_and_read(cache, tmp_path):
+    if os.geteuid():
+        pytest.skip("another user's process needs root")
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & 1:
+            folder.chmod(folder.stat().st_mode | 0o011)
+    cache.mkdir(mode=0o755)
+    goes_on(python("-c", SCRIPT, user=65534, group=65534))
+    built_whole(python("-c", SCRIPT), cache)
+    for folder in (cache, *cache.iterdir()):
+        folder.chmod(0o755)
+    result = python("-c", SCRIPT, user=65534, group=65534)
+    assert result.stdout.endswith("built 0\n") and result.stderr == ""
+
+
+def test_a_cache_of_another_user_is_refused_once_and_left_alone(cache):
+    if os.geteuid():
+        pytest.skip("another user's folder needs root")
+    built_whole(python("-c", SCRIPT), cache)
+    for path in (cache, *cache.rglob("*")):
+        os.chown(path, 65534, 65534)
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+    result = python("-c", SCRIPT)
+    assert result.returncode == 0 and f"built {KERNELS}" in result.stdout, result.stderr
+    assert result.stderr.count("UserWarning") == 1 and "belongs to user 65534" in result.stderr
+    assert "set APRNB_CACHE to a folder of your own" in result.stderr
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
