@@ -50,15 +50,14 @@ def built_whole(result, cache, missing=KERNELS):
     assert [len(names) for names in files(cache)] == [KERNELS, 0]
 
 
-@pytest.mark.parametrize("way", ["file", "input", "command", "cell", "module_of_another_name"])
+@pytest.mark.parametrize("way", ["file", "input", "command", "cell"])
 def test_a_script_without_a_guard_runs_once(cache, tmp_path, way):
     """What multiprocessing starts imports the caller's script and dies in it."""
     file = tmp_path / "script.py"
     file.write_text(SCRIPT)
     cell = f"exec(compile({SCRIPT!r}, '<cell>', 'exec'), {{'__name__': '__main__'}})"
     arguments, options = {"file": ([file], {}), "input": (["-"], {"input": SCRIPT}),
-                          "command": (["-c", SCRIPT], {}), "cell": (["-c", cell], {}),
-                          "module_of_another_name": (["-m", "script"], {"cwd": tmp_path})}[way]
+                          "command": (["-c", SCRIPT], {}), "cell": (["-c", cell], {})}[way]
     result = python(*arguments, **options)
     built_whole(result, cache)
     assert result.stderr == ""
@@ -82,7 +81,7 @@ def test_what_is_there_is_not_built_again(cache):
 
 def test_processes_that_start_together_fill_one_cache(cache):
     with_pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen([sys.executable, "-c", SCRIPT], **with_pipes) for _ in range(3)]
+    processes = [subprocess.Popen([sys.executable, "-c", SCRIPT], **with_pipes) for _ in range(2)]
     for process in processes:
         out, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, err) == (0, "") and "built" in out
@@ -111,12 +110,11 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_no_worker_outlives_its_caller(cache, sent):
     """And what a killed process leaves behind is no hindrance for the next."""
-    slow = SCRIPT.replace("(\"convert_kernel\", \"swiglu_forward_kernel\")",
-                          "[e.name for e in catalogue]").replace(
-        "swiglu\n", "swiglu, aprnb.kernels.attention, aprnb.kernels.adamw, aprnb.kernels.matmul\n")
+    slow = SCRIPT.replace("swiglu\n", "swiglu, aprnb.kernels.attention\n").replace(
+        "e.name in names", "(e.name in names or e.name.endswith('_128'))")
     process = subprocess.Popen([sys.executable, "-c", slow], stderr=subprocess.PIPE, text=True,
                                stdout=subprocess.DEVNULL, start_new_session=True)
     wait_for(lambda: files(cache)[0])
@@ -126,10 +124,11 @@ def test_no_worker_outlives_its_caller(cache, sent):
     assert process.returncode == -sent
     assert err.count("Traceback") == (1 if sent == signal.SIGINT else 0)  # the caller's own
     wait_for(lambda: not members(process.pid))
-    before = len(files(cache)[0])
-    result = python("-c", slow)
-    assert result.returncode == 0 and int(result.stdout.split()[-1]) > 0, result.stderr
-    assert len(files(cache)[0]) > before and python("-c", slow).stdout.endswith("built 0\n")
+    there, others = files(cache)
+    result = python("-c", SCRIPT)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith(f"built {KERNELS - sum('_128' not in n for n in there)}\n")
+    assert files(cache)[1] == others
 
 
 def keys():
@@ -185,7 +184,7 @@ def goes_on(result):
     assert WARNED in result.stderr and "Traceback" not in result.stderr
 
 
-def test_a_full_disk_is_said_once_and_survived(cache):
+def test_a_file_that_may_not_grow_is_said_once_and_survived(cache):
     def limit():
         import resource
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
@@ -193,19 +192,19 @@ def test_a_full_disk_is_said_once_and_survived(cache):
     assert files(cache) == ([], [])
 
 
-def test_a_cache_of_roots_that_this_user_cannot_write_is_said_once_and_read(cache, tmp_path):
-    if os.geteuid():
-        pytest.skip("another user's process needs root")
-    for folder in (tmp_path, *tmp_path.parents):
-        if not folder.stat().st_mode & 1:
-            folder.chmod(folder.stat().st_mode | 0o011)
-    cache.mkdir(mode=0o755)
-    goes_on(python("-c", SCRIPT, user=65534, group=65534))
-    built_whole(python("-c", SCRIPT), cache)
-    for folder in (cache, *cache.iterdir()):
-        folder.chmod(0o755)
-    result = python("-c", SCRIPT, user=65534, group=65534)
-    assert result.stdout.endswith("built 0\n") and result.stderr == ""
+@pytest.mark.parametrize("option", ["ro", "size=4k"])
+def test_a_disk_that_takes_nothing_is_said_once_and_survived(cache, option):
+    """Real file systems: one that is read-only, one that is full."""
+    cache.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=700,{option}", "tmpfs", cache],
+                             capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        goes_on(python("-c", SCRIPT))
+        assert files(cache) == ([], [])
+    finally:
+        subprocess.run(["umount", cache], check=True)
 
 
 def test_a_cache_of_another_user_is_refused_once_and_left_alone(cache):

@@ -130,8 +130,8 @@ class _Worker:
         return read_cubin(code, answer["spills"])
 
     def _obituary(self):
-        self.process.stdin.close()
-        code, (name, _, architecture) = self.process.wait(), self.key
+        self.end()
+        code, (name, _, architecture) = self.process.returncode, self.key
         how = f"ended with exit code {code}; its own message stands above"
         if code < 0:
             how = (f"was ended by {signal.Signals(-code).name}; the system does that where memory "
@@ -140,7 +140,7 @@ class _Worker:
                 "before is kept, the next start goes on from there")
 
     def end(self):
-        """Let it end by itself."""
+        """Let it end by itself, and wait for that."""
         for pipe in (self.process.stdin, self.process.stdout):
             try:
                 pipe.close()
