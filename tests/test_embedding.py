@@ -20,7 +20,7 @@ def test_gradient_against_central_differences():
 
     def loss():
         embedding_forward(y, table, ids)
-        return (y * dy).sum()
+        return y * dy
     embedding_backward(dtable, dy, ids, False)
     assert_gradient("dtable", loss, table, dtable)
 

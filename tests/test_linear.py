@@ -5,7 +5,7 @@ import pytest
 from aprnb.errors import ShapeError
 from aprnb.oracle.linear import linear_backward, linear_forward
 from judge import assert_gradient, blank, judge, lanes, normal, run_kernel
-from tolerance import BF16, F32, in_order
+from tolerance import BF16, F32, F64, UNIT, assert_within, gamma, in_order
 
 # (R, K, N): one element, primes, one below / at / above the small tile and the depth of its slices
 SHAPES = lanes([(1, 1, 1), (3, 5, 7), (33, 17, 31)],
@@ -21,7 +21,7 @@ def test_gradients_against_central_differences():
 
     def loss():
         linear_forward(y, x, w, b)
-        return (y * dy).sum()
+        return y * dy
     linear_backward(dx, dw, db, dy, x, w, False)
     for name, array, gradient in (("dx", x, dx), ("dw", w, dw), ("db", b, db)):
         assert_gradient(name, loss, array, gradient)
@@ -38,9 +38,11 @@ def test_oracle_against_the_definition(shape, biased, dtype):
     y = blank((R, N), dtype)
     linear_forward(y, x, w, b if biased else None)
     x, w, b = (a.astype(np.float64) for a in (x, w, b))
+    size = np.abs(x) @ np.abs(w).T + biased * np.abs(b)  # of the terms, before any cancel
     want = [[sum(x[r, k] * w[n, k] for k in range(K)) + biased * b[n] for n in range(N)]
             for r in range(R)]
-    np.testing.assert_allclose(y.astype(np.float64), want, rtol=2 ** -8 if dtype == BF16 else 1e-12)
+    stored = UNIT[BF16] * np.abs(want) if dtype == BF16 else 0
+    assert_within("y", y, want, gamma(2 * (K + 1), F32 if dtype == BF16 else F64) * size + stored)
 
 
 def test_the_oracle_adds_or_overwrites():
@@ -50,9 +52,10 @@ def test_the_oracle_adds_or_overwrites():
     linear_backward(dx, dw, db, dy, x, w, False)
     once = dw.copy(), db.copy()
     linear_backward(dx, dw, db, dy, x, w, True)
-    np.testing.assert_allclose(dw, 2 * once[0])
-    np.testing.assert_allclose(db, 2 * once[1])
-    np.testing.assert_allclose(once[1], dy.sum(axis=0))
+    limit, column = 2 * gamma(len(dy) + 1), np.abs(dy).sum(axis=0)
+    assert_within("dw", dw, 2 * once[0], 2 * limit * (np.abs(dy).T @ np.abs(x)))
+    assert_within("db", db, 2 * once[1], 2 * limit * column)
+    assert_within("db", once[1], dy.sum(axis=0), limit * column)
 
 
 @SHAPES

@@ -5,7 +5,7 @@ import pytest
 from aprnb.oracle.rmsnorm import (add_rmsnorm_backward, add_rmsnorm_forward, rmsnorm_backward,
                                   rmsnorm_forward)
 from judge import STREAMS, assert_gradient, blank, judge, lanes, normal, oracle_results
-from tolerance import BF16, F32, assert_agrees
+from tolerance import BF16, F32, assert_agrees, gamma
 
 SHAPES = lanes([(1, 1), (3, 17), (2, 33)], [(5, 31), (5, 32), (7, 255), (7, 257), (1024, 896)])
 
@@ -16,7 +16,7 @@ def test_gradients_against_central_differences():
 
     def loss():
         rmsnorm_forward(y, rstd, x, w, 1e-6)
-        return (y * dy).sum()
+        return y * dy
     loss()
     rmsnorm_backward(dx, dw, dy, x, w, rstd, False)
     assert_gradient("dx", loss, x, dx)
@@ -32,7 +32,7 @@ def test_fused_gradients_against_central_differences():
 
     def loss():
         add_rmsnorm_forward(s, y, rstd, x, r, w, 1e-6)
-        return (y * dy).sum() + (s * ds).sum()
+        return np.concatenate([y * dy, s * ds])
     loss()
     add_rmsnorm_backward(dx, dw, dy, ds, s, w, rstd, False)
     assert_gradient("dx", loss, x, dx)
@@ -46,8 +46,8 @@ def test_eps_is_added_to_the_mean_square():
     y = {eps: np.empty((1, 8)) for eps in (1e-5, 1e-6)}
     for eps, out in y.items():
         rmsnorm_forward(out, rstd, x, w, eps)
-        np.testing.assert_allclose(out, 1e-3 / np.sqrt(1e-6 + eps), rtol=1e-12)
-    assert y[1e-6][0, 0] / y[1e-5][0, 0] == pytest.approx(np.sqrt(11 / 2))
+        np.testing.assert_allclose(out, 1e-3 / np.sqrt(1e-6 + eps), rtol=gamma(24))
+    assert y[1e-6][0, 0] / y[1e-5][0, 0] == pytest.approx(np.sqrt(11 / 2), rel=gamma(2 * 24))
 
 
 def test_statistics_are_kept_in_float32():
@@ -55,7 +55,7 @@ def test_statistics_are_kept_in_float32():
     a = forward_arguments((5, 896), BF16)
     rmsnorm_forward(*a.values())
     want = 1 / np.sqrt((a["x"].astype(np.float64) ** 2).mean(axis=1) + 1e-6)
-    np.testing.assert_allclose(a["rstd"], want, rtol=1e-6)
+    np.testing.assert_allclose(a["rstd"], want, rtol=gamma(896 + 8, F32))
 
 
 def test_the_norm_reads_the_sum_as_stored():
