@@ -1,19 +1,17 @@
 """The whole package in float64: what a model, an evaluation or a run says without float32's rounding.
 
 The oracle computes float64 arrays in float64 (aprnb/oracle/wide.py), so only the type in which the
-package stores has to be another. Weights and angles stay those of float32: the same numbers, in
-more digits. With `angles` they too are computed as PyTorch does it, in float32 from the start.
+package stores has to be another. Weights and angles stay what they are in float32.
 """
 from contextlib import contextmanager
 
-import numpy as np
 import pytest
 
 from aprnb import backend
 from aprnb.dtypes import PRECISIONS
 from aprnb.model import activations, instance
 from aprnb.train import step
-from tolerance import F32, F64
+from tolerance import F64
 
 
 @contextmanager

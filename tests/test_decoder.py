@@ -12,6 +12,9 @@ from aprnb.model.instance import Model
 from aprnb.model.params import build_table
 from aprnb.model.rope_table import rope_table
 from aprnb.train.step import OptimiserSettings, Trainer
+from exact import in_both
+from judge import assert_gradient
+from tolerance import allowed, assert_within, gamma
 
 QWEN = ModelConfig("qwen2", 12, 2, 4, 2, 6, 10, 17, 16, 1e4, 1e-6, True)
 LLAMA = ModelConfig("llama", 12, 2, 4, 2, 4, 10, 17, 16, 5e5, 1e-5, False,
@@ -38,9 +41,10 @@ class Float64:
         self.ids, self.targets = ids[:, :-1].ravel().copy(), ids[:, 1:].ravel().copy()
         self.targets[1] = -1  # one ignored target
 
-    def loss(self):
+    def losses(self):
+        """What adds up to the loss."""
         self.decoder.forward(self.ids)
-        return self.decoder.losses(self.targets).sum() / len(self.ids)
+        return self.decoder.losses(self.targets) / len(self.ids)
 
     def gradients(self):
         self.decoder.forward(self.ids)
@@ -51,23 +55,12 @@ class Float64:
 
 @pytest.mark.parametrize("config", [QWEN, LLAMA], ids=["qwen2-tied", "llama-untied-scaled"])
 def test_every_gradient_tensor_against_central_differences(config):
-    """One random direction per tensor: the directional derivative of the loss, relative 1e-6."""
+    """One random direction per tensor: the directional derivative of the loss."""
     side = Float64(config, batch=2, length=7)
     grads = {name: g.copy() for name, g in side.gradients().items()}
-    rng = np.random.default_rng(1)
-    weights, step = side.table.views(side.w), 1e-5
+    weights = side.table.views(side.w)
     for name in side.table.tensors:
-        direction = rng.standard_normal(weights[name].shape)
-        before = weights[name].copy()
-        weights[name][...] = before + step * direction
-        above = side.loss()
-        weights[name][...] = before - step * direction
-        below = side.loss()
-        weights[name][...] = before
-        want = (above - below) / (2 * step)
-        got = (grads[name] * direction).sum()
-        assert abs(got - want) <= 1e-6 * max(abs(want), np.linalg.norm(grads[name]), 1e-3), (
-            f"{name}: gradient along a random direction is {got}, central difference {want}")
+        assert_gradient(name, side.losses, weights[name], grads[name], directions=1)
 
 
 def test_tied_table_receives_the_gradients_of_both_uses():
@@ -78,9 +71,11 @@ def test_tied_table_receives_the_gradients_of_both_uses():
         w[...] = tied.table.views(tied.w)[source]
     untied.ids, untied.targets = tied.ids, tied.targets
     both = untied.gradients()
-    np.testing.assert_allclose(tied.gradients()["model.embed_tokens.weight"],
-                               both["model.embed_tokens.weight"] + both["lm_head.weight"],
-                               rtol=1e-12, atol=1e-15)
+    parts = both["model.embed_tokens.weight"], both["lm_head.weight"]
+    # each is a sum over the tokens; no term of it is larger than all tokens' largest together
+    size = len(tied.ids) * sum(np.abs(part).max() for part in parts)
+    assert_within("the tied table", tied.gradients()["model.embed_tokens.weight"], sum(parts),
+                  gamma(2 * len(tied.ids)) * size)
 
 
 def test_a_tied_head_is_the_embedding_itself():
@@ -93,10 +88,10 @@ def test_a_tied_head_is_the_embedding_itself():
 def test_a_loss_is_computed_anew():
     """Whatever the logits buffer holds: nothing yet, or the gradient of the backward pass."""
     side = Float64(QWEN, 2, 5)
-    loss = side.loss()
-    assert np.isfinite(loss)
+    losses = side.losses()
+    assert np.isfinite(losses).all()
     side.gradients()
-    assert side.loss() == loss
+    assert side.losses().tobytes() == losses.tobytes()
 
 
 def test_a_future_token_changes_nothing_before_it():
@@ -116,11 +111,19 @@ def test_positions_matter():
     side.ids[:] = [1, 2, 3, 1, 2, 3, 1, 2]
     side.decoder.forward(side.ids)
     q = side.decoder.acts["0.qkv"][0, :, 0]
-    assert np.abs(q[0] - q[3]).max() > 1e-3
+    assert np.abs(q[0] - q[3]).max() > gamma(2 * QWEN.hidden_size) * np.abs(q).max()
 
 
 def test_key_heads_shared_by_seven_queries_equal_repeated_ones(record_property):
     """14 query heads on 2 key heads, as in Qwen2.5-0.5B, and on 14 of which seven are equal."""
+    (exact, _), (a, b) = in_both(shared_and_repeated)
+    record_property("cosine", float(a @ b / np.sqrt(a @ a * (b @ b))))
+    assert_within("repeated key heads", b, exact,
+                  allowed(np.abs(a - exact).max(), np.abs(exact).max()))
+
+
+def shared_and_repeated():
+    """What comes out of both models, float64."""
     backend = open_backend("cpu", "fp32")
     config = ModelConfig("qwen2", 16, 2, 14, 2, 4, 24, 61, 64, 1e4, 1e-6, True,
                          initializer_range=0.3)
@@ -134,10 +137,8 @@ def test_key_heads_shared_by_seven_queries_equal_repeated_ones(record_property):
         if "k_proj" in name or "v_proj" in name:
             values = values.reshape(2, 4, -1).repeat(7, axis=0)
         repeated.weights[name][...] = values.reshape(repeated.weights[name].shape)
-    a, b = (model.decoder(1, 33, training=False).forward(ids).astype(np.float64).ravel()
-            for model in (shared, repeated))
-    record_property("cosine", float(a @ b / np.sqrt(a @ a * (b @ b))))
-    np.testing.assert_allclose(a, b, atol=1e-5)
+    return [model.decoder(1, 33, training=False).forward(ids).astype(np.float64).ravel()
+            for model in (shared, repeated)]
 
 
 def test_evaluation_buffers_shared_by_layers_give_the_training_loss():
@@ -177,7 +178,7 @@ def test_a_float32_residual_stream_rounds_less():
         runs[precision, residual] = trainer.g, trainer.decoder.acts["y_final"].astype(np.float32)
     for want, rounded, wide in zip(*runs.values()):
         error, narrower = (float(np.linalg.norm(x - want)) for x in (rounded, wide))
-        assert narrower < 0.8 * error
+        assert narrower < error
 
 
 def test_a_bfloat16_stream_beside_float32_is_refused():
@@ -208,14 +209,17 @@ def test_accumulation_is_weighted_by_target_tokens(micro_batch):
     inputs, targets = ids[:, :-1].copy(), ids[:, 1:].copy()
     targets[0, 2:] = -1
     targets[3, 5:] = -1
-    results = []
-    for size in (4, micro_batch):
+
+    def passes(size):
         model = Model.random(QWEN, open_backend("cpu", "fp32"), seed=0)
         trainer = Trainer(model, 4, size, 8, OptimiserSettings())
-        results.append((*trainer.gradients(inputs, targets), trainer.g.copy()))
-    (loss, norm, g), (loss_cut, norm_cut, g_cut) = results
-    assert abs(loss_cut - loss) <= 1e-6 * loss and abs(norm_cut - norm) <= 1e-6 * norm
-    np.testing.assert_allclose(g_cut, g, atol=1e-6 * np.abs(g).max())
+        loss, norm = trainer.gradients(inputs, targets)
+        return loss, norm, trainer.g.copy(), trainer.losses.copy()
+    (loss, norm, g, losses), whole = in_both(lambda: passes(4))
+    cut = passes(micro_batch)
+    assert abs(cut[0] - loss) <= allowed(np.abs(whole[3] - losses).mean(), loss)
+    assert abs(cut[1] - norm) <= allowed(np.linalg.norm(whole[2] - g), norm)
+    assert_within("gradient", cut[2], g, allowed(np.abs(whole[2] - g).max(), np.abs(g).max()))
 
 
 def test_two_runs_give_equal_bytes():

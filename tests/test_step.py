@@ -14,6 +14,8 @@ from aprnb.model.instance import Model
 from aprnb.train import step
 from aprnb.train.evaluate import Evaluator
 from aprnb.train.step import OptimiserSettings, Trainer, choose_micro_batch
+from exact import in_both
+from tolerance import F32, FUNCTION, allowed, assert_within, gamma
 
 CONFIG = ModelConfig("qwen2", 12, 2, 4, 2, 6, 10, 17, 16, 1e4, 1e-6, False, initializer_range=0.3)
 BATCH, SEQ = 4, 8
@@ -44,20 +46,29 @@ def test_constant_logits_score_ln_v_and_their_gradient_has_a_closed_form(micro_b
     side.model.weights["lm_head.weight"][...] = 0
     inputs, targets = batch(ragged=ragged)
     loss, _ = side.gradients(inputs, targets)
-    assert abs(loss / LN_V - 1) < 1e-6
+    roundings = CONFIG.vocab_size + 2 * FUNCTION  # the sum of the exponentials, its logarithm
+    assert abs(loss / LN_V - 1) <= gamma(roundings, F32)
     reader = side.model.decoder(BATCH, SEQ, training=False)
     y = reader.forward(inputs.reshape(-1)).astype(np.float64)
     flat = targets.reshape(-1)
     share = np.where(flat[:, None] < 0, 0, 1 / CONFIG.vocab_size - np.eye(CONFIG.vocab_size)[flat])
     want = share.T @ y / (flat >= 0).sum()
-    np.testing.assert_allclose(side.grads["lm_head.weight"], want, atol=1e-6 * np.abs(want).max())
+    size = np.abs(share).T @ np.abs(y) / (flat >= 0).sum()
+    assert_within("head", side.grads["lm_head.weight"], want,
+                  gamma(roundings + len(flat), F32) * size)
 
 
 def test_the_loss_of_a_training_step_is_that_of_an_evaluation():
-    side, (inputs, targets) = trainer(2), batch()
+    inputs, targets = batch()
     window = np.concatenate([inputs, targets[:, -1:]], axis=1)
-    loss, _ = side.gradients(inputs, targets)
-    assert abs(Evaluator(side.model, 3, SEQ).mean(window, range(BATCH)).loss_nats / loss - 1) < 1e-6
+
+    def losses():
+        side = trainer(2)
+        side.gradients(inputs, targets)
+        evaluated = Evaluator(side.model, 3, SEQ).mean(window, range(BATCH))
+        return side.losses.copy(), evaluated.loss_nats
+    (exact, _), (own, evaluated) = in_both(losses)
+    assert abs(evaluated - exact.mean()) <= allowed(np.abs(own - exact).mean(), LN_V)
 
 
 def test_a_batch_does_not_see_the_one_before():
@@ -111,7 +122,8 @@ def test_the_norm_is_that_of_the_gradients_of_all_tensors():
     norms = [side.gradients(*batch(seed))[1] for seed in (0, 1)]
     assert norms[0] != norms[1]
     tensors = [side.grads[name].astype(np.float64) for name in side.model.table.tensors]
-    assert abs(norms[1] / np.sqrt(sum((g * g).sum() for g in tensors)) - 1) < 1e-5
+    want = np.sqrt(sum((g * g).sum() for g in tensors))
+    assert abs(norms[1] / want - 1) <= gamma(side.model.table.elements / 2, F32)  # a root halves it
 
 
 @pytest.mark.parametrize("limit", [0.05, 1e3])
@@ -122,7 +134,7 @@ def test_the_clip_scales_the_whole_gradient_by_one_factor(limit):
     assert clipped.gradients(*batch())[1] == norm
     clipped.update(1e-3)
     factor = min(1, limit / (norm + 1e-6))
-    np.testing.assert_allclose(clipped.m, 0.1 * factor * free.g, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(clipped.m, 0.1 * factor * free.g, rtol=gamma(8, F32))
 
 
 # ---------------------------------------------------------------- update
@@ -140,7 +152,8 @@ def test_decay_on_matrices_leaves_norms_and_biases_alone(decay_on):
     side.update(0.01)
     for name, was in before.items():
         shrink = 0.1 * 0.01 if was.ndim == 2 or decay_on == "all" else 0.0
-        np.testing.assert_allclose(views[name], was * (1 - shrink), rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(views[name], was * (1 - shrink), rtol=gamma(4, F32),
+                                   err_msg=name)
 
 
 def test_what_is_computed_with_is_the_master_rounded():
@@ -160,17 +173,20 @@ def test_settings_without_flags_are_those_of_the_reference():
 def test_updates_follow_adamw_by_the_count_of_batches(micro_batch):
     """Three updates against the formulas in float64; t counts batches, not passes."""
     side = trainer(micro_batch, grad_clip=0.0, weight_decay=0.1)
-    w, m, v = side.model.master.astype(np.float64), 0.0, 0.0
+    w, m, v, terms = side.model.master.astype(np.float64), 0.0, 0.0, 0.0
     decay = np.where(np.arange(len(w)) < side.model.table.matrix_elements, 0.1, 0.0)
     for t, lr in enumerate((1e-3, 3e-3, 2e-3), 1):
         side.gradients(*batch(t))
         g = side.g.astype(np.float64)
         m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g * g
-        rate = lr * (m / (1 - 0.9 ** t)) / (np.sqrt(v / (1 - 0.95 ** t)) + 1e-8)
-        w = w - lr * decay * w - rate
+        terms = 0.9 * terms + 0.1 * np.abs(g)  # m before anything cancels in it
+        root = np.sqrt(v / (1 - 0.95 ** t)) + 1e-8
+        step = lr * (decay * np.abs(w) + terms / (1 - 0.9 ** t) / root)
+        w = w - lr * decay * w - lr * (m / (1 - 0.9 ** t)) / root
         side.update(lr)
-        # by the size of a step: the weights themselves are rounded to float32
-        assert np.abs(side.model.master - w).max() < 1e-3 * lr
+        # a step has some 8 roundings, and what m and v carry along; the weights are rounded too
+        assert_within("w", side.model.master, w, gamma(8 + 6 * t, F32) * step
+                      + gamma(4, F32) * np.abs(w))
         w = side.model.master.astype(np.float64)
     assert side.step == 3
 
