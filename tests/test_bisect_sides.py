@@ -10,8 +10,13 @@ from faulty_sides import (adjacent_pairs, attention, between, bits, divided, eps
 
 from aprnb.backend import open_backend
 from aprnb.errors import CheckError
+from aprnb.model.instance import Model
+from aprnb.proof.bisect.explain import Case, error
+from aprnb.proof.bisect.formulas import formula
 from aprnb.proof.bisect.substages import stages
+from aprnb.proof.bisect.trace import trace
 from aprnb.proof.bisect.walk import bisect_between
+from tolerance import allowed
 
 FAULTS = {  # what is planted -> (op: fault, the stage, the words)
     "adjacent pairs": ({"rope_forward": adjacent_pairs},
@@ -81,14 +86,27 @@ FAULTS = {  # what is planted -> (op: fault, the stage, the words)
 }
 
 
+@pytest.fixture(scope="module")
+def rounding(qwen):
+    """How far float32 takes a right side from the formulas at the worst of its stages; scores that
+    are not divided by the root of D, as one of the faults leaves them, are that much larger."""
+    window = np.random.default_rng(0).integers(0, qwen.config.vocab_size, (1, 41), np.int32)
+    case = Case(qwen.config, qwen.array, window[:, :-1], window[:, 1:])
+    side = trace(Model.from_file(qwen, open_backend("cpu")), case.ids, case.targets).values
+    worst = max(error(side[s.path], formula(case.place(side, s), s.key))
+                for s in stages(qwen.config))
+    return worst * qwen.config.head_dim ** 0.5
+
+
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_of_one_side_is_named(name, qwen):
+def test_a_fault_of_one_side_is_named(name, qwen, rounding):
     faults, stage, words = FAULTS[name]
     report = between(qwen, faults)
     assert stage in report.sentence and words in report.sentence, report.sentence
     if not report.differences:
         assert report.finding.side == "cpu, fp32 (the second)"
-        assert "reproduced" in report.sentence and report.finding.error < 1e-5
+        assert "reproduced" in report.sentence
+        assert report.finding.error <= allowed(rounding, 1)
 
 
 @pytest.mark.parametrize("name", ["adjacent pairs", "theta", "eps", "mask", "key heads", "branch",

@@ -5,6 +5,7 @@ import struct
 import numpy as np
 import pytest
 from shared import GOLDEN
+from tolerance import F32, assert_within, gamma
 
 from aprnb.formats.apr import read_apr
 from aprnb.formats.apr_layout import payload_sizes
@@ -19,7 +20,7 @@ def half(raw):
 
 
 def q4_k_block(b):
-    """256 values of one Q4_K block, one after the other."""
+    """256 values of one Q4_K block, one after the other: (what is added, what is taken off)."""
     d, dmin, s, out = half(b[0:2]), half(b[2:4]), b[4:16], []
     for i in range(256):
         j = i // 32
@@ -29,7 +30,7 @@ def q4_k_block(b):
             scale = (s[j + 4] & 15) | (s[j - 4] >> 6) << 4
             low = (s[j + 4] >> 4) | (s[j] >> 6) << 4
         byte = b[16 + 32 * (i // 64) + i % 32]
-        out.append(d * scale * (byte >> 4 if i % 64 >= 32 else byte & 15) - dmin * low)
+        out.append((d * scale * (byte >> 4 if i % 64 >= 32 else byte & 15), dmin * low))
     return out
 
 
@@ -42,7 +43,7 @@ def q6_k_block(b):
         low = low >> 4 if quarter >= 2 else low & 15
         high = b[128 + 32 * h + lane] >> (2 * quarter) & 3
         scale = struct.unpack("b", b[192 + i // 16:193 + i // 16])[0]
-        out.append(d * scale * ((low | high << 4) - 32))
+        out.append((d * scale * ((low | high << 4) - 32), 0))
     return out
 
 
@@ -57,14 +58,15 @@ def test_super_blocks_equal_a_scalar_decoder(dtype, block, decode, shape):
         for column in (0, 2) if dtype == "Q4_K" else (208,):
             raw[:, column:column + 2] = rng.uniform(0.001, 0.1, len(raw)).astype("<f2").view(
                 np.uint8).reshape(-1, 2)
-        want = np.array([decode(bytes(b)) for b in raw])
+        terms = np.array([decode(bytes(b)) for b in raw])
         columns, rows = shape[-1] if shape else 1, math.prod(shape[:-1])
         if nbytes == payload_sizes(dtype, shape)[0]:
-            want = want.reshape(rows, -1)[:, :columns]
-        want = want.reshape(-1)[:rows * columns].reshape(shape)
+            terms = terms.reshape(rows, -1, 2)[:, :columns]
+        terms = terms.reshape(-1, 2)[:rows * columns].reshape(*shape, 2)
         got = DECODERS[dtype](raw.reshape(-1), shape)
         assert got.dtype == np.float32 and got.shape == shape
-        np.testing.assert_allclose(got, want, rtol=3e-7, atol=1e-6)
+        assert_within(dtype, got, terms[..., 0] - terms[..., 1],
+                      gamma(4, F32) * np.abs(terms).sum(axis=-1))
 
 
 def test_apr_blocks_equal_their_definition():
