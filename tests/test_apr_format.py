@@ -15,6 +15,7 @@ from aprnb.formats import rejections as rule
 from aprnb.formats.apr import create_apr, read_apr, write_apr
 from aprnb.formats.apr_layout import canonical_metadata
 from aprnb.formats.model_file import float_pieces
+from tolerance import F32, UNIT
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 A = entry("a", 0, (2,), 0, 8)
@@ -47,7 +48,7 @@ def test_golden_file_reads_as_described(stem):
             assert (got.dtype, list(got.shape), got.offset, got.nbytes) == (
                 t["dtype"], t["shape"], t["offset"], t["size"])
             values = file.values(t["name"]).astype(np.float64).reshape(-1)
-            np.testing.assert_allclose(values, t["values"], rtol=1e-7)
+            np.testing.assert_allclose(values, t["values"], rtol=UNIT[F32])
 
 
 @pytest.mark.parametrize("stem", ["tiny", "linreg"])

@@ -15,6 +15,7 @@ from aprnb.data.encode import encode_corpus
 from aprnb.data.shards import ShardError, open_dataset
 from aprnb.data.tokenizer import from_json, load_tokenizer
 from aprnb.errors import CheckError
+from tolerance import FUNCTION, gamma
 
 VOCAB = 1024
 N = 60_000
@@ -100,7 +101,8 @@ def test_one_percent_of_unknown_tokens_is_borne_and_two_are_refused(tmp_path):
         ids = stdlib_ids(N).copy()
         ids[:: round(1 / share)] = VOCAB
         report = audit(open_dataset(raw(tmp_path / "shards", ids)), tokenizer)
-        assert report["unknown_percent"] == pytest.approx(100 * share, rel=1e-3)
+        assert report["unknown_percent"] == pytest.approx(100 * (ids == VOCAB).mean(),
+                                                          rel=gamma(8))
         said = [line for line in report["findings"] if "unknown token" in line]
         assert len(said) == (share == 0.02) and report["ok"] == (not report["findings"])
 
@@ -132,16 +134,17 @@ def test_real_text_passes_and_its_numbers_are_right(tmp_path):
     report = judge(raw(tmp_path / "shards", ids))
     shares = np.unique(ids, return_counts=True)[1] / N
     assert report["ok"] and report["findings"] == []
-    assert report["entropy_bits"] == pytest.approx(-(shares * np.log2(shares)).sum(), abs=1e-9)
+    assert report["entropy_bits"] == pytest.approx(-(shares * np.log2(shares)).sum(),
+                                                   rel=gamma(len(shares) + 2 * FUNCTION))
     assert report["log2_vocab"] == math.log2(VOCAB)
     assert (report["distinct"], report["tokens"]) == (len(shares), N)
     assert report["unknown_percent"] == 0
     text = small_tokenizer().decode(ids)
-    assert report["tokens_per_byte"] == pytest.approx(N / len(text.encode()), rel=1e-6)
+    assert report["tokens_per_byte"] == pytest.approx(N / len(text.encode()), rel=gamma(8))
     top = report["most_frequent"][0]
     values, counts = np.unique(ids, return_counts=True)
     assert top["id"] == values[counts.argmax()]
-    assert top["percent"] == pytest.approx(100 * counts.max() / N)
+    assert top["percent"] == pytest.approx(100 * counts.max() / N, rel=gamma(8))
     assert top["text"] == small_tokenizer().decode([top["id"]])
     assert report["sample"] == text[:240]
 

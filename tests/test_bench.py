@@ -21,6 +21,7 @@ from aprnb.bench.turns import started
 from aprnb.config import PRESETS
 from aprnb.dtypes import BF16, F32
 from aprnb.errors import AprnbError, CheckError, NotFoundError, StorageError, UsageError
+from tolerance import FUNCTION, gamma
 
 has_torch = importlib.util.find_spec("torch") is not None
 ROOT = Path(__file__).parents[1]
@@ -35,7 +36,7 @@ def row(case="o/fwd/8", ours=(10.0, 12.0, 11.0), unit="TFLOP/s", **peers):
 
 def test_median_and_half_the_interquartile_range():
     assert timing.median([1, 9, 5]) == 5
-    assert timing.spread([10, 12, 14, 16, 18]) == pytest.approx((16 - 12) / 2 / 14)
+    assert timing.spread([10, 12, 14, 16, 18]) == pytest.approx((16 - 12) / 2 / 14, rel=gamma(8))
     assert timing.spread([7]) == 0
 
 
@@ -69,7 +70,7 @@ def test_a_contest_divides_by_calls_and_launches_and_drops_the_warm_up():
         return call
     fast, slow = timing.contest(clock, [timing.Contestant(work("fast", 1.0), launches=4),
                                         timing.Contestant(work("slow", 50.0))], rounds=2)
-    assert fast == pytest.approx([0.25, 0.25]) and slow == pytest.approx([50.0, 50.0])
+    assert fast == [0.25, 0.25] and slow == [50.0, 50.0]
     assert seen.count("fast") == 2 + 3 * 10  # 30 ms a turn, judged at 3 ms a call
     assert seen.count("slow") == 2 + 3
 
@@ -166,9 +167,9 @@ def test_the_peer_that_counts_is_the_hardest_to_beat():
 
 def test_a_summary_is_of_speeds():
     rows = [row("a", [2], x=[1]), row("b", [8], x=[1]), row("m", [1], "GiB", x=[100]), row("c")]
-    assert geometric_mean([2, 8]) == pytest.approx(4)
+    assert geometric_mean([2, 8]) == pytest.approx(4, rel=gamma(8 * FUNCTION))
     whole = summary(rows)
-    assert whole["geometric_mean"] == pytest.approx(4) and whole["worst_case"] == "a"
+    assert whole["geometric_mean"] == geometric_mean([2, 8]) and whole["worst_case"] == "a"
     assert summary([row()]) is None
 
 

@@ -16,6 +16,7 @@ from aprnb.formats.model_file import open_model
 from aprnb.formats.names import expected_tensors
 from aprnb.train.checkpoint import METADATA_KEYS, write_checkpoint
 from aprnb.train.run_folder import RunFolder
+from tolerance import gamma
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +40,10 @@ def test_each_epoch_leaves_a_checkpoint_and_the_nine_keys(run):
         steps = report["per_step_metrics"][8 * epoch:8 * epoch + 8]
         losses = [r["loss_nats"] for r in steps]
         assert metadata["epoch"] == epoch
-        assert metadata["train_loss"] == pytest.approx(np.mean(losses), rel=1e-12)
-        assert metadata["train_ppl"] == pytest.approx(math.exp(metadata["train_loss"]))
+        assert metadata["train_loss"] == pytest.approx(np.mean(losses), rel=gamma(16))
+        assert metadata["train_ppl"] == math.exp(metadata["train_loss"])
         assert metadata["val_loss"] == report["val_loss_history"][epoch]
-        assert metadata["val_ppl"] == pytest.approx(math.exp(metadata["val_loss"]))
+        assert metadata["val_ppl"] == math.exp(metadata["val_loss"])
         assert metadata["grad_norm_max"] == max(r["grad_norm"] for r in steps)
         assert metadata["tokens_seen"] == min(20, 8 * epoch + 8) * 4 * 32
         assert 0 < metadata["wall_seconds"] < 60

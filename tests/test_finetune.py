@@ -10,7 +10,9 @@ import hf_fixture
 import numpy as np
 import pytest
 from corpora import stdlib_texts
+from exact import loss_rounding
 from runs import SEQ, loss_of, shards, train
+from tolerance import FUNCTION, allowed, gamma
 
 from aprnb.data.tokenizer import load_tokenizer
 from aprnb.formats.model_file import open_model
@@ -81,7 +83,9 @@ def test_the_final_loss_is_that_of_the_checkpoint_and_between_its_bounds(tuned):
     folder, report = tuned
     final = report["final_val_loss"]
     assert FLOOR_NATS <= final < LN_V
-    assert final == pytest.approx(loss_of(report["checkpoint"], folder / "val"), rel=1e-6)
+    again = loss_of(report["checkpoint"], folder / "val")
+    rounding = loss_rounding(report["checkpoint"], folder / "val", SEQ)
+    assert abs(final - again) <= allowed(rounding, LN_V)
 
 
 def test_the_entropy_of_the_corpus_stands_beside_the_loss(tuned):
@@ -89,5 +93,6 @@ def test_the_entropy_of_the_corpus_stands_beside_the_loss(tuned):
     folder, report = tuned
     ids = np.fromfile(folder / "data/shard-00000.bin", "<u4")
     shares = np.unique(ids, return_counts=True)[1] / len(ids)
-    assert report["corpus_entropy_nats"] == pytest.approx(-(shares * np.log(shares)).sum())
+    assert report["corpus_entropy_nats"] == pytest.approx(
+        -(shares * np.log(shares)).sum(), rel=gamma(len(shares) + 2 * FUNCTION))
     assert math.log(2) < report["corpus_entropy_nats"] < LN_V

@@ -13,6 +13,8 @@ from aprnb.backend import open_backend
 from aprnb.errors import CheckError, StorageError
 from aprnb.formats.model_file import open_model
 from aprnb.train import run
+from exact import loss_rounding
+from tolerance import FUNCTION, allowed, gamma
 
 
 def gate(report, name):
@@ -38,7 +40,7 @@ def test_speed_and_tokens_count_the_target_tokens_and_all_of_the_time(tmp_path):
     rows = report["per_step_metrics"]
     assert [r["step"] for r in rows] == list(range(6))
     for r in rows:
-        assert r["tokens_per_sec"] * r["wall_ms"] / 1e3 == pytest.approx(4 * SEQ)
+        assert r["tokens_per_sec"] * r["wall_ms"] / 1e3 == pytest.approx(4 * SEQ, rel=gamma(8))
         assert 0 <= r["data_wait_ms"] < r["wall_ms"]
     assert sum(r["wall_ms"] for r in rows) / 1e3 < report["wall_seconds"] <= took
     seen = [json.loads((tmp_path / f"run/ckpt/epoch-00{e}.metadata.json").read_text())
@@ -53,8 +55,10 @@ def test_validation_losses_are_those_of_the_checkpoints_on_the_validation_data(t
     shards(tmp_path / "val", stdlib_ids()[5_000:5_000 + 7 * (SEQ + 1)])
     report = train(tmp_path, num_steps=9, steps_per_epoch=3, lr=2e-2,
                    val_shard=str(tmp_path / "val"))
-    again = [loss_of(tmp_path / f"run/ckpt/epoch-00{e}.apr", tmp_path / "val") for e in range(3)]
-    assert report["val_loss_history"] == pytest.approx(again, rel=1e-6)
+    files = [tmp_path / f"run/ckpt/epoch-00{e}.apr" for e in range(3)]
+    again = [loss_of(file, tmp_path / "val") for file in files]
+    for said, loss, file in zip(report["val_loss_history"], again, files, strict=True):
+        assert abs(said - loss) <= allowed(loss_rounding(file, tmp_path / "val", SEQ), loss)
     assert len(set(again)) == 3
 
 
@@ -74,7 +78,8 @@ def test_losses_stand_beside_ln_v_and_the_entropy_of_the_corpus_in_nats(tmp_path
     counts = np.bincount(stdlib_ids()[:1_200])
     shares = counts[counts > 0] / counts.sum()
     assert report["ln_vocab"] == math.log(1024)
-    assert report["corpus_entropy_nats"] == pytest.approx(-(shares * np.log(shares)).sum())
+    assert report["corpus_entropy_nats"] == pytest.approx(
+        -(shares * np.log(shares)).sum(), rel=gamma(len(shares) + 2 * FUNCTION))
     record_property("loss_of_random_weights", report["per_step_metrics"][0]["loss_nats"])
     assert report["per_step_metrics"][0]["loss_nats"] == pytest.approx(math.log(1024), rel=0.02)
 

@@ -15,6 +15,8 @@ from runs import (SETTINGS, aprnb, aprnb_here, arch, flags, leftovers, numbers, 
 from shared import shared
 
 from aprnb.train.metrics import FIELDS
+from exact import float64
+from tolerance import F32, allowed, gamma
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +81,13 @@ def test_the_logged_rate_is_applied(base):
         seed = file.metadata["training_settings"]["seed"]
         before = Model.random(after.config, open_backend("cpu"), seed).tensors()
         moved = {name: abs(array - before[name]).max() for name, array in after.weights()}
+        largest = max(float(abs(array).max()) for array in before.values())
+        count = sum(array.size for array in before.values())
     assert logged == 3e-3 / 3
-    assert max(moved.values()) == pytest.approx(logged, rel=1e-3)
+    # the largest of n gradients is the norm's 1/root n or more, far above eps; the rest is rounding
+    norm = min(1, report["per_step_metrics"][0]["grad_norm"])
+    limit = logged * (1e-8 * count ** 0.5 / norm + gamma(16, F32)) + gamma(4, F32) * largest
+    assert max(moved.values()) == pytest.approx(logged, rel=0, abs=limit)
 
 
 def test_config_names_every_value_and_where_it_came_from(finished):
@@ -89,7 +96,7 @@ def test_config_names_every_value_and_where_it_came_from(finished):
     assert rows["lr"] == {"value": 3e-3, "from": "flag"}
     assert rows["beta2"] == {"value": 0.95, "from": "default"}
     assert rows["warmup_steps"] == {"value": 2, "from": "mode default"}
-    assert rows["max_epoch0_loss"]["value"] == pytest.approx(2 * math.log(1024))
+    assert rows["max_epoch0_loss"]["value"] == 2 * math.log(1024)
     assert rows["micro_batch"] == {"value": 4, "from": "chosen"}
     assert set(rows) >= set(SETTINGS) and config["device"]["name"] == "cpu"
 
@@ -158,7 +165,12 @@ def test_the_loss_does_not_depend_on_the_micro_batch(base, finished):
     cut = train(base, "micro", micro_batch=1, num_steps=5, warmup_steps=2, schedule="constant")
     ref = train(base, "ref", micro_batch=4, num_steps=5, warmup_steps=2, schedule="constant")
     losses = [[r["loss_nats"] for r in report["per_step_metrics"]] for report in (cut, ref)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    with float64():
+        exact = train(base, "exact", micro_batch=4, num_steps=5, warmup_steps=2,
+                      schedule="constant")
+    exact = [r["loss_nats"] for r in exact["per_step_metrics"]]
+    own = max(abs(a - b) for a, b in zip(losses[1], exact, strict=True))
+    assert losses[0] == pytest.approx(exact, rel=0, abs=allowed(own, math.log(1024)))
     assert losses[1][0] == whole[0]["loss_nats"]
 
 
@@ -308,7 +320,7 @@ def test_a_warm_up_that_never_ends_is_warned_about(base):
     assert any("never reaches --lr 0.003, the highest is 0.002" in e.get("text", "")
                for e in events)
     report = json.loads((base / "warm/summary.json").read_text())
-    assert max(r["lr"] for r in report["per_step_metrics"]) == pytest.approx(0.002)
+    assert max(r["lr"] for r in report["per_step_metrics"]) == pytest.approx(0.002, rel=gamma(8))
     result = aprnb_here("pretrain", *flags(base, "warm", num_steps=3, warmup_steps=2), "--force")
     assert result.returncode == 0 and "--warmup-steps" not in result.stderr
 
