@@ -8,6 +8,8 @@ from aprnb.oracle.adamw import adamw
 from judge import DTYPES, judge, lanes, normal, blank
 from tolerance import BF16, F32, assert_within, gamma
 
+pytestmark = pytest.mark.numeric
+
 BETA1, BETA2, EPS, DECAY = 0.9, 0.95, 1e-8, 0.1
 ROUNDINGS = 16  # of one update, and a few of what it is compared with
 

@@ -7,6 +7,8 @@ from aprnb.oracle.attention import attention_backward, attention_forward
 from judge import DTYPES, assert_gradient, blank, judge, lanes, normal, run_kernel
 from tolerance import F32, FUNCTION, allowed, gamma
 
+pytestmark = pytest.mark.numeric
+
 # (B, T, H, KVH, D): one element, every class of head dimension, around the tile edges of 32, 16, 8
 SHAPES = lanes([(1, 1, 1, 1, 2), (2, 5, 4, 2, 8), (1, 33, 2, 1, 4), (1, 7, 1, 1, 32),
                 (1, 17, 1, 1, 128), (1, 9, 1, 1, 256), (1, 3, 2, 1, 134)],

@@ -32,6 +32,7 @@ from tolerance import allowed, assert_within, gamma
 
 # ---------------------------------------------------------------- formulas and hypotheses
 
+@pytest.mark.numeric
 def test_formulas_reproduce_pytorch(qwen):
     probe, = probes(read_reference(QWEN / "reference.npz"), qwen.config)
     assert probe.complete and probe.ids.shape == (2, 32)
@@ -61,6 +62,7 @@ LEFT_OUT = {  # hypotheses that say nothing about a model: it has no such part
 }
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("fn", [fn for known in HYPOTHESES.values() for fn in known],
                          ids=lambda fn: fn.__name__)
 def test_every_hypothesis_names_its_own_mistake_and_no_other(fn, right_side):

@@ -18,6 +18,8 @@ from aprnb.proof.bisect.trace import trace
 from aprnb.proof.bisect.walk import bisect_between
 from tolerance import allowed
 
+pytestmark = pytest.mark.numeric
+
 FAULTS = {  # what is planted -> (op: fault, the stage, the words)
     "adjacent pairs": ({"rope_forward": adjacent_pairs},
                        "layer 0: q and k after RoPE depart while q and k before it agree: pairing",

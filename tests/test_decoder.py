@@ -16,6 +16,8 @@ from exact import in_both
 from judge import assert_gradient
 from tolerance import allowed, assert_within, gamma
 
+pytestmark = pytest.mark.numeric
+
 QWEN = ModelConfig("qwen2", 12, 2, 4, 2, 6, 10, 17, 16, 1e4, 1e-6, True)
 LLAMA = ModelConfig("llama", 12, 2, 4, 2, 4, 10, 17, 16, 5e5, 1e-5, False,
                     RopeScaling(8.0, 1.0, 4.0, 8))

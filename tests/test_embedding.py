@@ -6,6 +6,8 @@ from aprnb.oracle.embedding import embedding_backward, embedding_forward
 from judge import DTYPES, STREAMS, assert_gradient, blank, judge, lanes, normal
 from tolerance import F32
 
+pytestmark = pytest.mark.numeric
+
 # (R, C, V): one element, primes, many rows of one id, the real width
 SHAPES = lanes([(1, 1, 1), (7, 5, 3), (40, 33, 11)], [(1024, 896, 4096), (513, 257, 2)])
 

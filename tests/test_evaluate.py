@@ -13,6 +13,8 @@ from aprnb.train.step import OptimiserSettings, Trainer
 from exact import in_both
 from tolerance import F32, FUNCTION, allowed, gamma
 
+pytestmark = pytest.mark.numeric
+
 CONFIG = ModelConfig("qwen2", 12, 2, 4, 2, 6, 10, 17, 16, 1e4, 1e-6, True, initializer_range=0.3)
 SEQ = 8
 WINDOWS = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (5, SEQ + 1), np.int32)

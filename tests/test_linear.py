@@ -7,6 +7,8 @@ from aprnb.oracle.linear import linear_backward, linear_forward
 from judge import assert_gradient, blank, judge, lanes, normal, run_kernel
 from tolerance import BF16, F32, F64, UNIT, assert_within, gamma, in_order
 
+pytestmark = pytest.mark.numeric
+
 # (R, K, N): one element, primes, one below / at / above the small tile and the depth of its slices
 SHAPES = lanes([(1, 1, 1), (3, 5, 7), (33, 17, 31)],
                [(31, 15, 33), (32, 16, 32), (127, 63, 65), (513, 129, 1153), (1500, 40, 1700),

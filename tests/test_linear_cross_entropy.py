@@ -7,6 +7,8 @@ from aprnb.oracle.linear_cross_entropy import (linear_cross_entropy_backward,
 from judge import DTYPES, assert_gradient, blank, judge, lanes, normal, run_kernel
 from tolerance import BF16, F32, FUNCTION, allowed, gamma, in_order
 
+pytestmark = pytest.mark.numeric
+
 # (R, C, V, chunk): one chunk, a short last chunk, rows one by one
 SMALL = [(1, 1, 1, 1), (5, 7, 11, 2), (3, 5, 33, 8)]
 REAL = [(130, 64, 4096, 64), (96, 896, 8009, 64), (17, 13, 1021, 1)]

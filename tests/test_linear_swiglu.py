@@ -6,6 +6,8 @@ from aprnb.oracle.linear_swiglu import linear_swiglu_forward, swiglu_linear_back
 from judge import assert_gradient, blank, judge, lanes, normal
 from tolerance import BF16, F32
 
+pytestmark = pytest.mark.numeric
+
 # (R, C, F); the fused kernels have tiles of 128 rows and 128 columns
 SHAPES = lanes([(3, 5, 7)], [(129, 33, 65)])
 FUSED = [(8, 8, 8), (64, 64, 128), (136, 40, 72), (300, 136, 264), (1000, 896, 1096),

@@ -50,6 +50,7 @@ def test_speed_and_tokens_count_the_target_tokens_and_all_of_the_time(tmp_path):
 
 # ---------------------------------------------------------------- losses
 
+@pytest.mark.numeric
 def test_validation_losses_are_those_of_the_checkpoints_on_the_validation_data(tmp_path):
     """Recomputed from the files: neither the training loss nor a loss of other weights."""
     shards(tmp_path / "val", stdlib_ids()[5_000:5_000 + 7 * (SEQ + 1)])

@@ -61,6 +61,7 @@ def qwen_on_cpu():
         return Model.from_file(source, open_backend("cpu", "fp32"))
 
 
+@pytest.mark.numeric
 def test_qwen2_predicts_what_pytorch_does(record_property):
     """14:2 heads, biases, a tiny embedding, theta 1e6, a tied head; 48 positions: at one alone
     neither RoPE nor the mask counts."""
@@ -85,6 +86,7 @@ def assert_predicts(got, want, exact, own):
     assert worst_divergence(got, want) <= 4 * worst_divergence(own, exact) + rounding
 
 
+@pytest.mark.numeric
 def test_qwen2_gradients_equal_pytorch():
     """Loss and every gradient tensor of 47 next tokens."""
     reference = read_reference(QWEN / "reference.npz")
@@ -141,6 +143,7 @@ def departing(checks):
     return [row["name"] for row in checks if not row["ok"]]
 
 
+@pytest.mark.numeric
 def test_untied_llama_with_scaled_rope_equals_pytorch():
     checks, rounding = rows_and_rounding(LLAMA, read_reference(LLAMA / "reference.npz"))
     assert departing(checks) == []
@@ -152,6 +155,7 @@ def worst(checks):
     return max(row["value"] for row in checks if row["limit"] < 1)
 
 
+@pytest.mark.numeric
 def test_a_llama_of_another_theta_and_eps_equals_pytorch(tmp_path):
     """The same weights: their own theta and eps are what code that fixes them fixes them at."""
     settings = json.loads((LLAMA / "config.json").read_text())

@@ -107,6 +107,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(value, tmp_path):
 
 # ---------------------------------------------------------------- pretrain --init
 
+@pytest.mark.numeric
 def test_the_first_loss_of_init_is_that_of_pytorch(tmp_path, record_property):
     """An untied head and scaled RoPE, 512 positions: nothing of the file may be left unused."""
     with np.load(LLAMA / "reference.npz") as reference:

@@ -11,6 +11,8 @@ from aprnb.model.instance import Model
 from aprnb.train.preflight import preflight
 from tolerance import BF16, EPS
 
+pytestmark = pytest.mark.numeric
+
 CONFIG = ModelConfig("qwen2", 16, 3, 4, 2, 8, 24, 61, 64, 1e4, 1e-6, True, initializer_range=0.3)
 WINDOW = np.random.default_rng(0).integers(0, 61, 41).astype(np.int32)
 

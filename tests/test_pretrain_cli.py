@@ -160,6 +160,7 @@ def test_the_checkpoint_speaks_and_is_evaluated(base, finished):
     assert result.returncode == 0 and json.loads(result.stdout)["tokens"]
 
 
+@pytest.mark.numeric
 def test_the_loss_does_not_depend_on_the_micro_batch(base, finished):
     whole = json.loads(finished[0].stdout)["per_step_metrics"]
     cut = train(base, "micro", micro_batch=1, num_steps=5, warmup_steps=2, schedule="constant")

@@ -7,6 +7,8 @@ from aprnb.oracle.reduce import clip_factor, column_sum, sum_of_squares
 from judge import DTYPES, blank, judge, lanes, normal
 from tolerance import BF16, F32, assert_within, gamma
 
+pytestmark = pytest.mark.numeric
+
 
 def lane_order(x):
     """Column sums in the kernel's order: 16 lanes of every 16th row, then a tree."""

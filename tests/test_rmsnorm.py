@@ -7,6 +7,8 @@ from aprnb.oracle.rmsnorm import (add_rmsnorm_backward, add_rmsnorm_forward, rms
 from judge import STREAMS, assert_gradient, blank, judge, lanes, normal, oracle_results
 from tolerance import BF16, F32, assert_agrees, gamma
 
+pytestmark = pytest.mark.numeric
+
 SHAPES = lanes([(1, 1), (3, 17), (2, 33)], [(5, 31), (5, 32), (7, 255), (7, 257), (1024, 896)])
 
 

@@ -11,6 +11,8 @@ from aprnb.oracle.rope import rope_backward, rope_backward_bias, rope_forward
 from judge import DTYPES, assert_gradient, blank, judge, lanes, normal, run_kernel
 from tolerance import F32, FUNCTION, gamma
 
+pytestmark = pytest.mark.numeric
+
 # (B, T, N, rotated heads, D)
 SHAPES = lanes([(1, 1, 1, 1, 2), (2, 3, 5, 3, 6)], [(2, 127, 18, 16, 64), (1, 33, 6, 5, 128),
                                                            (70_000, 1, 3, 2, 6)])

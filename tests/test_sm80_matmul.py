@@ -78,6 +78,7 @@ def test_every_index(machine, form, tile, size, padding):
     assert got.tobytes() == want.astype(got.dtype).tobytes()
 
 
+@pytest.mark.numeric
 def test_parts_of_a_tile_are_added_in_their_order(machine):
     """Whichever part arrives last: the same bytes."""
     def once(order):

@@ -106,6 +106,7 @@ def assert_close(got, truth, limits, H):
         assert error <= limit, f"{name}: error {error:.1e} of {size:.1e}, limit {limit:.1e}"
 
 
+@pytest.mark.numeric
 @pytest.mark.ptx
 @VARIANTS
 @shapes((1, 1, 1, 1), (1, 64, 2, 1), (1, 65, 4, 2), (2, 128, 2, 2), (2, 150, 3, 1), (1, 333, 6, 2))

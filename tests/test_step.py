@@ -17,6 +17,8 @@ from aprnb.train.step import OptimiserSettings, Trainer, choose_micro_batch
 from exact import in_both
 from tolerance import F32, FUNCTION, allowed, assert_within, gamma
 
+pytestmark = pytest.mark.numeric
+
 CONFIG = ModelConfig("qwen2", 12, 2, 4, 2, 6, 10, 17, 16, 1e4, 1e-6, False, initializer_range=0.3)
 BATCH, SEQ = 4, 8
 LN_V = np.log(CONFIG.vocab_size)

@@ -2,10 +2,13 @@
 import math
 
 import numpy as np
+import pytest
 
 from aprnb.oracle.swiglu import swiglu_backward, swiglu_forward
 from judge import DTYPES, assert_gradient, blank, judge, lanes, normal, run_kernel
 from tolerance import F32, FUNCTION, gamma
+
+pytestmark = pytest.mark.numeric
 
 SHAPES = lanes([(1, 1), (3, 31), (2, 33)], [(5, 257), (512, 4864)])
 
