@@ -1,4 +1,4 @@
-"""The whole package in float64: what a model, an evaluation or a run says without float32's rounding.
+"""The whole package in float64: what a model, an evaluation or a run says without rounding.
 
 The oracle computes float64 arrays in float64 (aprnb/oracle/wide.py), so only the type in which the
 package stores has to be another. Weights and angles stay what they are in float32.
