@@ -4,7 +4,8 @@ NumPy computes element-wise work on one core and sends every temporary through m
 rows that fits in a core's cache removes the second cost, and threads the first (NumPy releases the
 interpreter lock inside its loops). Products are cut the same way, so BLAS should be left with one
 thread: its idle threads spin on the cores that these need (device/host.py sees to it). Where the
-cuts lie depends on shapes alone, never on the number of threads, so neither does any bit.
+cuts lie depends on shapes alone, never on the number of threads, so neither does any bit. Within a
+block BLAS and NumPy add as suits the CPU: on another kind of CPU the last bits are others.
 """
 import inspect
 import os

@@ -1,4 +1,6 @@
-"""Reductions in a fixed order: the same input gives the same bytes on every run."""
+"""Reductions in a fixed order: the same input gives the same bytes on every run
+on one kind of CPU; on another BLAS and NumPy add in another order.
+"""
 import numpy as np
 
 from .wide import add_to, wide

@@ -4,7 +4,8 @@ A step takes the next batch, computes loss and gradient, lets gate 007 judge bot
 rate of the schedule and writes one record. `step` counts batches, the optimiser counts updates;
 they differ by the steps that a non-finite gradient made the loop skip. All that the rest of a run
 depends on is in Position, the weights, the optimiser and the stream; `save_state` writes these four
-as one file, so a resumed run gives the bytes of one that was never interrupted.
+as one file, so a resumed run gives the bytes of one that was never interrupted, on the same kind of
+CPU or GPU.
 """
 import math
 import time
