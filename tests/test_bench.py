@@ -106,7 +106,7 @@ def test_operands_fit_the_layout(name):
 
 def test_attention_counts_half_the_square():
     table = cases.attentions()
-    assert len(table) == 16
+    assert len(table) == 20
     assert table["fwd/64/16x1024"].flops / 183e-6 == pytest.approx(164e12, rel=0.01)
     assert table["bwd/128/8x2048"].flops / 684e-6 == pytest.approx(377e12, rel=0.01)
 
@@ -192,7 +192,7 @@ def test_a_row_measured_again_takes_the_older_ones_place(tmp_path):
     kept.add(row("b", [1.0]))
     record.Record(path, "def1234").add(row("a", [3.0], cuBLAS=[2.0]))
     assert path.read_text().splitlines()[0] == ("bench,case,unit,ours,spread,peer,peer_value,ratio,"
-                                                "device,commit,date")
+                                                "peer_how,device,commit,date")
     first, second = rows_of(path)
     assert (first["case"], first["ours"], first["ratio"], first["commit"]) == ("a", "3", "1.5",
                                                                                "def1234")
@@ -209,7 +209,7 @@ def test_another_peer_or_device_is_another_row(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "name,value\n1,2\n",
                                      ",".join(record.COLUMNS) + "\ngemm,a\n",
-                                     ",".join(record.COLUMNS) + "\ngemm,a,s,x,0,,,,GPU,abc,day\n",
+                                     ",".join(record.COLUMNS) + "\ngemm,a,s,x,0,,,,,GPU,abc,day\n",
                                      "\udcff\udcfe"])
 def test_a_file_that_is_no_record_is_refused_and_kept(tmp_path, content):
     path = tmp_path / "bench.csv"
@@ -258,7 +258,8 @@ def test_tables_are_made_from_the_record(tmp_path):
     kept = record.Record(tmp_path / "bench.csv", "abc1234")
     for case, ratio in (("o/fwd/2048", 2), ("o/dgrad/2048", 8), ("o/fwd/16384", 1)):
         kept.add(row(case, [700.0 * ratio], cuBLAS=[700.0]))
-    kept.add(Row("step", "4x512", "tokens/s", "a GPU", [100_000.0], {"torch": [50_000.0]}))
+    kept.add(Row("step", "4x512", "tokens/s", "a GPU", [100_000.0], {"torch": [50_000.0]},
+                 {"torch": "plain; torch 2.11.0"}))
     kept.add(Row("step", "4x512/memory", "GiB", "a GPU", [5.0]))
     done = subprocess.run([sys.executable, ROOT / "tools/bench_table.py", tmp_path / "bench.csv"],
                           capture_output=True, text=True)
@@ -266,7 +267,8 @@ def test_tables_are_made_from_the_record(tmp_path):
     assert done.stdout.count("### ") == 3
     assert "### gemm 2048 on a GPU" in done.stdout
     assert "Geometric mean of 2 ratios 4.000, lowest 2.000." in done.stdout
-    assert "| 4x512 | 100,000 tokens/s | 0.0 % | torch | 50,000 | 2 | abc1234 |" in done.stdout
+    assert ("| 4x512 | 100,000 tokens/s | 0.0 % | torch | 50,000 | 2 | plain; torch 2.11.0 | "
+            "abc1234 |" in done.stdout)
     missing = subprocess.run([sys.executable, ROOT / "tools/bench_table.py", tmp_path / "no.csv"],
                              capture_output=True, text=True)
     assert missing.returncode == 3 and missing.stderr.startswith("error: ")

@@ -13,7 +13,8 @@ from pathlib import Path
 from endings import end
 
 ROOT = Path(__file__).parents[1]
-HEAD = ("case", "ours", "spread", "peer", "its value", "ratio", "commit", "date")
+HEAD = ("case", "ours", "spread", "peer", "its value", "ratio", "what the peer ran", "commit",
+        "date")
 GROUPS = {  # bench -> the parts of a case's name that its table is about
     "gemm": lambda parts: parts[2:] or parts[1:],
     "memory": lambda parts: parts[1:],
@@ -54,7 +55,7 @@ def table(title, rows):
     lines = [f"### {title}", "", line(HEAD), line(["---"] * len(HEAD))]
     lines += [line((r["case"], f"{number(r['ours'])} {r['unit']}",
                     f"{100 * float(r['spread']):.1f} %", r["peer"], number(r["peer_value"]),
-                    number(r["ratio"]), r["commit"], r["date"])) for r in rows]
+                    number(r["ratio"]), r["peer_how"], r["commit"], r["date"])) for r in rows]
     ratios = [float(r["ratio"]) for r in rows if r["ratio"] and r["unit"] not in ("s", "GiB")]
     if len(ratios) > 1:
         mean = math.exp(sum(map(math.log, ratios)) / len(ratios))

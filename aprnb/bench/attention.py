@@ -1,12 +1,12 @@
-"""Causal grouped-query attention, forward and backward, against PyTorch's flash and cuDNN kernels.
+"""Causal grouped-query attention, forward and backward, against cuDNN and flash kernels.
 
-Ours reads q, k, v from the packed projection; the peers get K and V expanded to the query heads,
-which is not timed. TFLOP/s of the products alone (cases.Attention.flops).
+Ours reads q, k, v from the packed projection; peers.Torch.attentions says what each peer reads.
+TFLOP/s of the products alone (cases.Attention.flops).
 """
 from ..dtypes import F32
 from .cases import attentions, select
 from .gpu import GpuBench, case_name, kernels_of, open_gpu
-from .peers import SDPA, open_peer
+from .peers import open_peer
 from .rows import Row
 
 
@@ -25,12 +25,11 @@ def measure(patterns, rounds, against, device, kernels):
 
 def _row(bench, name, case, room, module):
     qkv = bench.arrays.normal((case.B, case.T, case.H + 2 * case.KVH, case.D))
-    contestants = [bench.ours(_ours(bench, case, qkv, module))]
-    if bench.peer:
-        contestants += [bench.theirs(bench.peer.attention(kernel, case, qkv)) for kernel in SDPA]
-    ours, *theirs = bench.rates(contestants, case.flops / 1e3)
-    return Row("attention", name, "TFLOP/s", bench.device_name, ours, dict(zip(SDPA, theirs)),
-               {"kernels": room, "flops": case.flops})
+    own = bench.ours(_ours(bench, case, qkv, module))
+    peers, absent = bench.beside(bench.peer.attentions(case, qkv) if bench.peer else {})
+    ours, *theirs = bench.rates([own, *peers.values()], case.flops / 1e3)
+    return Row("attention", name, "TFLOP/s", bench.device_name, ours, dict(zip(peers, theirs)),
+               bench.how(peers), {"kernels": room, "flops": case.flops, "absent": absent})
 
 
 def _ours(bench, case, qkv, module):

@@ -17,9 +17,9 @@ from ..errors import UsageError
 INT = np.dtype(np.int32)
 SHAPE = PRESETS["qwen2.5-0.5b"]
 ROWS = (16384, 2048)
-ATTENTION_SIZES = ((16, 1024), (8, 2048), (4, 4096), (4, 512))  # batch, length
+ATTENTION_SIZES = ((16, 1024), (8, 2048), (4, 4096), (1, 16384), (4, 512))  # batch, length
 ATTENTION_HEADS = {64: (14, 2), 128: (12, 2)}  # head_dim -> query heads, key/value heads
-STEP_CASES = ("16x1024", "4x512")
+STEP_CASES = ("16x1024", "4x512", "8x2048", "4x4096", "1x16384", "64x256")
 
 
 def select(cases, patterns):

@@ -1,7 +1,7 @@
-"""Single matrix products in bfloat16 with float32 accumulation, against cuBLAS; in TFLOP/s.
+"""Single matrix products in bfloat16 with float32 accumulation, against cuBLAS and QuACK; TFLOP/s.
 
 Contestants take turns without a pause, so the GPU runs at the clock that it sustains under this
-work. A weight gradient is written in float32 by us and in bfloat16 by the peer.
+work. A weight gradient is written in float32 by us and in bfloat16 by the peers.
 """
 from .cases import products, select
 from .gpu import GpuBench, case_name, kernels_of, open_gpu, sets_beyond_cache
@@ -30,10 +30,11 @@ def _row(bench, name, case, room, matmul):
         for c, a, b in operands:
             matmul(case.layout, "plain", c, a, b, None, bench.stream)
 
-    contestants = [bench.ours(lap, len(operands))]
-    if bench.peer:
-        calls = [bench.peer.product(case.layout, a, b) for _, a, b in operands]
-        contestants.append(bench.theirs(lambda: [call() for call in calls], len(calls)))
-    ours, *theirs = bench.rates(contestants, case.flops / 1e3)
-    return Row("gemm", name, "TFLOP/s", bench.device_name, ours, dict(zip(["cuBLAS"], theirs)),
-               {"kernels": room, "flops": case.flops, "bytes": case.nbytes})
+    own = bench.ours(lap, len(operands))
+    pairs = [(a, b) for _, a, b in operands]
+    peers, absent = bench.beside(bench.peer.products(case.layout, pairs) if bench.peer else {},
+                                 len(operands))
+    ours, *theirs = bench.rates([own, *peers.values()], case.flops / 1e3)
+    return Row("gemm", name, "TFLOP/s", bench.device_name, ours, dict(zip(peers, theirs)),
+               bench.how(peers), {"kernels": room, "flops": case.flops, "bytes": case.nbytes,
+                                  "absent": absent})

@@ -131,6 +131,18 @@ class GpuBench:
         """The same for the peer, which records its own graphs."""
         return self._in_graph(lap, launches, self.peer.capture)
 
+    def beside(self, peers, launches=1):
+        """(name -> contestant, name -> why not) of peers: those that run here, and the others.
+
+        peers: name -> maker of a call that makes so many launches, see peers.Torch
+        """
+        calls, absent = self.peer.usable(peers) if self.peer else ({}, {})
+        return {name: self.theirs(call, launches) for name, call in calls.items()}, absent
+
+    def how(self, peers):
+        """Name -> versions of what these peers run, for a Row."""
+        return {name: self.peer.how(name) for name in peers}
+
     def rates(self, contestants, amount):
         """amount per second / 1e9 of every contestant in every round."""
         times = contest(self.clock, contestants, self.rounds)

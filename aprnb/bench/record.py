@@ -15,8 +15,8 @@ from ..formats.atomic import refuse_existing, write_text
 from ..provenance import origin, require_commit
 from .timing import median, spread
 
-COLUMNS = ("bench", "case", "unit", "ours", "spread", "peer", "peer_value", "ratio", "device",
-           "commit", "date")
+COLUMNS = ("bench", "case", "unit", "ours", "spread", "peer", "peer_value", "ratio", "peer_how",
+           "device", "commit", "date")
 NUMBERS = ("ours", "spread", "peer_value", "ratio")
 OF_A_PEER = NUMBERS[2:]  # empty where nothing was beside ours
 KEY = ("bench", "case", "peer", "device")
@@ -64,7 +64,8 @@ def table_row(row):
     return {"bench": row.bench, "case": row.case, "unit": row.unit, "ours": short(median(row.ours)),
             "spread": short(spread(row.ours)), "peer": peer or "",
             "peer_value": short(median(row.peers[peer])) if peer else "",
-            "ratio": short(row.ratio(peer)) if peer else "", "device": row.device}
+            "ratio": short(row.ratio(peer)) if peer else "", "peer_how": row.how.get(peer, ""),
+            "device": row.device}
 
 
 def short(value):

@@ -17,6 +17,8 @@ class Row:
     device: str
     ours: list[float]
     peers: dict[str, list[float]] = field(default_factory=dict)
+    how: dict[str, str] = field(default_factory=dict)
+    """Peer -> what ran there: kernels and versions."""
     notes: dict = field(default_factory=dict)
     """What else was seen, for the JSON document."""
 
@@ -36,9 +38,12 @@ class Row:
             return {"median": median(figures), "spread": spread(figures), "rounds": figures}
 
         return {"case": self.case, "unit": self.unit, "ours": side(self.ours),
-                "peers": {name: side(figures) | {"ratio": self.ratio(name)}
+                "peers": {name: side(figures) | {"ratio": self.ratio(name)} | self._how(name)
                           for name, figures in self.peers.items()},
                 "best_peer": self.best_peer(), **self.notes}
+
+    def _how(self, peer):
+        return {"how": self.how[peer]} if peer in self.how else {}
 
     def line(self):
         """For people: case, ours, each peer's and the ratio."""

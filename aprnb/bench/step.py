@@ -1,12 +1,14 @@
 """Full training steps, forward to AdamW, of ours and of PyTorch: tokens/s, memory, start.
 
-Both sides are processes of their own on one device and take turns (turns.py). Time is the host's
-around several steps with one synchronisation at the end. Memory is the peak that each side's own
-allocator reports; what nvidia-smi saw the process take stands in the JSON document. Start is the
-time from a process's start to the end of its first step.
+The sides are processes of their own on one device and take turns (turns.py). Of several variants
+of PyTorch the fastest is the peer; the JSON document tells about all. Time is the host's around
+several steps with one synchronisation at the end. Memory is the peak that each side's own allocator
+reports; what nvidia-smi saw the process take stands in the JSON document. Start is the time from a
+process's start to the end of its first step; the row says what the peer's compile cache held.
 """
 import re
 import subprocess
+from contextlib import ExitStack
 
 from ..config import PRESETS
 from ..errors import MissingPackageError, UsageError
@@ -14,6 +16,7 @@ from .cases import STEP_CASES, select
 from .rows import Row
 from .timing import median, rotated
 from .turns import started
+from .variants import variant_of
 
 SIZE = re.compile(r"([1-9]\d*)x([1-9]\d*)")  # sequences x target tokens of each
 STANDARD = "qwen2.5-0.5b"
@@ -21,11 +24,13 @@ WARM_UP = 4  # steps: what records graphs or compiles again has done so by then
 TURN_S = 1.0
 
 
-def measure(patterns, rounds, against, device, precision, residual, preset, recompute, python):
+def measure(patterns, rounds, against, device, precision, residual, preset, recompute, python,
+            variants="best"):
     """Iterator of Rows: for every size tokens/s, memory and start.
 
     patterns: comma-separated sizes such as 16x1024, or globs of STEP_CASES
-    against: "none", "torch" (compiled) or "eager";  python: interpreter that has PyTorch
+    against: "none", "torch" or "eager";  python: interpreter that has PyTorch
+    variants: comma-separated names of variants.py for "torch"; the fastest of them is the peer
     Errors: UsageError, MissingPackageError before anything is measured.
     """
     sizes = [p.strip() for p in patterns.split(",")]
@@ -35,12 +40,21 @@ def measure(patterns, rounds, against, device, precision, residual, preset, reco
         raise UsageError(f"--preset {preset!r}: need one of {', '.join(PRESETS)}")
     if precision == "auto":
         precision = usual_precision(device)
-    if against != "none":
-        _require_torch(python)
+    names = {"none": [], "eager": ["eager"], "torch": [v.strip() for v in variants.split(",")]}
+    if variants != "best" and against != "torch":
+        raise UsageError(f"--torch-variant {variants}: --against {against} measures none of them; "
+                         "use --against torch")
     settings = {"device": device, "precision": precision, "preset": preset,
                 "residual": precision if residual == "auto" else residual,
-                "recompute": recompute, "against": against}
-    return (row for size in sizes for row in _rows(size, settings, rounds, python))
+                "recompute": recompute}
+    runs = [settings | dict(zip(("batch", "length"), map(int, SIZE.fullmatch(size).groups())))
+            for size in sizes]
+    # best may be one that is named too
+    found = [list(dict.fromkeys(variant_of(name, run) for name in names[against])) for run in runs]
+    if against != "none":
+        _require_torch(python)
+    return (row for size, run, own in zip(sizes, runs, found)
+            for row in _rows(size, run, own, rounds, python))
 
 
 def _require_torch(python):
@@ -53,21 +67,21 @@ def _require_torch(python):
                                   "install torch transformers`, or give --torch-python")
 
 
-def _rows(size, settings, rounds, python):
-    """Both sides on one size: three rows."""
-    batch, length = map(int, SIZE.fullmatch(size).groups())
-    settings = settings | {"batch": batch, "length": length}
+def _rows(size, settings, variants, rounds, python):
+    """All sides on one size: three rows."""
     name, device = "/".join([size, *_departures(settings)]), settings["device"]
-    empty = used_bytes(device)
-    with started("ours", "step_ours", settings) as worker:
-        sides = {"ours": _Side(worker, device, empty)}
-        if settings["against"] == "none":
-            _take_turns(sides, rounds)
-        else:
-            with started("torch", "step_torch", settings, python) as peer:
-                sides[_peer_name(settings)] = _Side(peer, device, sides["ours"].used)
-                _take_turns(sides, rounds)
-    return _as_rows(name, sides, batch * length)
+    sides, used = {}, used_bytes(device)
+    with ExitStack() as stack:
+        worker = stack.enter_context(started("ours", "step_ours", settings))
+        sides["ours"] = _Side(worker, device, used)
+        for variant in variants:
+            worker = stack.enter_context(started(f"torch {variant.name}", "step_torch",
+                                                 settings | {"variant": variant.name}, python))
+            last = list(sides.values())[-1]
+            sides[variant.name] = _Side(worker, device, last.used)
+        _take_turns(sides, rounds)
+    tokens = settings["batch"] * settings["length"]
+    yield from _as_rows(name, sides, tokens, {v.name: _peer_name(v, settings) for v in variants})
 
 
 def _departures(settings):
@@ -86,9 +100,11 @@ def usual_precision(device):
     return "fp32" if device == "cpu" else "bf16"
 
 
-def _peer_name(settings):
-    how = {"torch": "torch.compile", "eager": "torch eager"}[settings["against"]]
-    return f"{how} {'amp' if settings['precision'] == 'bf16' else 'fp32'}"
+def _peer_name(variant, settings):
+    """What the rows call PyTorch, whatever variant was the fastest: how it computes."""
+    how = "torch.compile" if variant.compiled else "torch eager"
+    numbers = "amp" if settings["precision"] == "bf16" else "fp32"
+    return f"{how} {'bf16 + master weights' if variant.master else numbers}"
 
 
 class _Side:
@@ -99,6 +115,7 @@ class _Side:
         worker.answer()
         self.start_s = worker.elapsed()
         worker.steps(WARM_UP)
+        self.seen = worker.look()
         answer = worker.steps(WARM_UP)
         self.turn = max(2, round(TURN_S * WARM_UP / answer["seconds"]))
         self.used = used_bytes(device)
@@ -117,18 +134,37 @@ def _take_turns(sides, rounds):
             order[i].take_turn()
 
 
-def _as_rows(name, sides, tokens):
-    def row(case, unit, figures_of, **notes):
-        figures = {who: figures_of(side) for who, side in sides.items()}
-        return Row("step", case, unit, sides["ours"].last["device"], figures.pop("ours"), figures,
-                   notes)
+def _as_rows(name, sides, tokens, peer_names):
+    """Three rows with ours beside the fastest variant; notes tell about all.
+
+    peer_names: variant -> what the rows call it
+    """
+    ours = sides["ours"]
+    best = min(peer_names, key=lambda v: median(sides[v].seconds), default=None)
+
+    def row(case, unit, figures_of, more="", **notes):
+        peers = {peer_names[best]: figures_of(sides[best])} if best else {}
+        how = {peer: _how(sides[best]) + more for peer in peers}
+        return Row("step", case, unit, ours.last["device"], figures_of(ours), peers, how, notes)
 
     about = {who: {"how": side.last["how"], "loss": side.last["loss"], "steps_a_turn": side.turn,
-                   "ms_a_step": 1e3 * median(side.seconds)} for who, side in sides.items()}
+                   "ms_a_step": 1e3 * median(side.seconds),
+                   "tokens_per_sec": tokens / median(side.seconds), "start_s": side.start_s,
+                   "memory_peak": side.last["memory_peak"],
+                   "versions": side.last.get("versions"), **side.seen}
+             for who, side in sides.items()}
     yield row(name, "tokens/s", lambda side: [tokens / s for s in side.seconds], sides=about)
     yield row(f"{name}/memory", "GiB", lambda side: [side.last["memory_peak"] / 2**30],
               nvidia_smi_bytes={who: side.footprint for who, side in sides.items()})
-    yield row(f"{name}/start", "s", lambda side: [side.start_s])
+    cache = sides[best].last["compile_cache"] if best else None
+    yield row(f"{name}/start", "s", lambda side: [side.start_s],
+              f"; compile cache {cache}" if cache else "", compile_cache=cache)
+
+
+def _how(side):
+    """Variant, attention that ran and versions, in one line."""
+    return "; ".join([side.last["variant"], f"{side.seen['attention']} attention",
+                      *(f"{name} {version}" for name, version in side.last["versions"].items())])
 
 
 def used_bytes(device):

@@ -32,7 +32,7 @@ def open_side(settings):
     def state():
         return {"memory_peak": backend.memory_peak(), "device": device_name(backend),
                 "how": backend.reason}
-    return step, finish, state
+    return step, finish, state, dict
 
 
 if __name__ == "__main__":

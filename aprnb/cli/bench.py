@@ -58,7 +58,8 @@ def bench():
 @GPU
 @reports("'gate_up/*/16384'")
 def gemm(against, kernels, device, cases, rounds, **output):
-    """bfloat16 products of the Qwen2.5-0.5B layers in TFLOP/s, against cuBLAS."""
+    """bfloat16 products of the Qwen2.5-0.5B layers in TFLOP/s, against cuBLAS, and QuACK if it
+    is installed."""
     from ..bench.gemm import measure
     publish("gemm", output, lambda: measure(cases, rounds, against, device, kernels))
 
@@ -71,7 +72,8 @@ def gemm(against, kernels, device, cases, rounds, **output):
 @GPU
 @reports("'fwd/64/*'")
 def attention(against, kernels, device, cases, rounds, **output):
-    """Causal grouped-query attention in TFLOP/s, against SDPA's flash and cuDNN kernels."""
+    """Causal grouped-query attention in TFLOP/s, against SDPA's flash and cuDNN kernels, and
+    FlashAttention-4 if it is installed."""
     from ..bench.attention import measure
     publish("attention", output, lambda: measure(cases, rounds, against, device, kernels))
 
@@ -79,13 +81,15 @@ def attention(against, kernels, device, cases, rounds, **output):
 @bench.command(short_help="Memory-bound ops in GB/s, beside a copy.",
                epilog=epilog("memory --record evidence/bench.csv",
                              "memory --cases 'swiglu*,adamw/all' --json"))
+@AGAINST
 @KERNELS
 @GPU
 @reports("'swiglu*'")
-def memory(kernels, device, cases, rounds, **output):
-    """Norms, element-wise ops, embedding, loss and AdamW in GB/s, against a copy."""
+def memory(against, kernels, device, cases, rounds, **output):
+    """Norms, element-wise ops, embedding, loss and AdamW in GB/s, against a copy; with --against
+    torch the norms also against QuACK's, if it is installed."""
     from ..bench.memory import measure
-    publish("memory", output, lambda: measure(cases, rounds, device, kernels))
+    publish("memory", output, lambda: measure(cases, rounds, against, device, kernels))
 
 
 @bench.command(short_help="Training steps in tokens/s, beside PyTorch.",
@@ -93,7 +97,10 @@ def memory(kernels, device, cases, rounds, **output):
                              "step --cases 2x64 --preset tiny --device cpu --json"))
 @click.option("--against", default="none", show_default=True,
               type=click.Choice(["none", "torch", "eager"]),
-              help="transformers with fused AdamW and autocast: torch.compile, or eager.")
+              help="transformers with AdamW and autocast: torch.compile, or eager.")
+@click.option("--torch-variant", "variants", default="best", show_default=True,
+              metavar="NAME,...", help="How PyTorch runs; of several the fastest is the peer. "
+              "Words joined by +, such as flash+step-graph; an unknown one lists them all.")
 @click.option("--preset", default="qwen2.5-0.5b", show_default=True, metavar="NAME",
               help="Shape of the model; its weights are random.")
 @click.option("--recompute", default="none", show_default=True,
@@ -108,13 +115,13 @@ def memory(kernels, device, cases, rounds, **output):
               help="cpu, cuda or cuda:N.")
 @precision()
 @reports("8x2048,4x512 (sequences x tokens)")
-def step(against, preset, recompute, residual, torch_python, device, precision, cases, rounds,
-         **output):
+def step(against, variants, preset, recompute, residual, torch_python, device, precision, cases,
+         rounds, **output):
     """Training steps in tokens/s, peak memory and seconds to the first step; --cases also takes
     sizes that are no standard ones."""
     from ..bench.step import measure
     publish("step", output, lambda: measure(cases, rounds, against, device, precision,
-                                            residual, preset, recompute, torch_python))
+                                            residual, preset, recompute, torch_python, variants))
 
 
 def publish(name, output, measure):
@@ -126,10 +133,13 @@ def publish(name, output, measure):
     from ..bench.rows import summary
     from ..provenance import versions
     record = Record(output["record"], output["commit"]) if output["record"] else None
-    rows = []
+    rows, said = [], set()
     for row in measure():
         rows.append(row)
         click.echo(row.line(), err=output["as_json"])
+        for peer, why in sorted(set(row.notes.get("absent", {}).items()) - said):
+            click.echo(f"without {peer}: {why}", err=True)
+            said.add((peer, why))
         if record:
             record.add(row)
     whole = summary(rows)
