@@ -98,28 +98,44 @@ def test_a_cache_that_cannot_be_written_is_no_error(disk, entry, cubin, tmp_path
     assert len(disk.unkept) == 2 and (tmp_path / "cache").is_file()
 
 
-def foreign(path, mode=None):
-    """Another user's, as root can make it; else one that others can write."""
-    if mode is None and os.geteuid() == 0:
-        os.chown(path, 65534, 65534)
-        return "belongs to user 65534"
-    path.chmod(path.stat().st_mode | (mode or 0o020))
-    return "can be written by other users"
+@pytest.fixture
+def give_away(monkeypatch):
+    """Make a file or folder another user's, as far as this one can tell."""
+    def give(path):
+        if os.geteuid() == 0:
+            os.chown(path, 65534, 65534)
+        else:
+            other = os.geteuid() + 1
+            monkeypatch.setattr(os, "geteuid", lambda: other)
+    return give
 
 
 @pytest.mark.parametrize("mode", [None, 0o020, 0o002], ids=["owner", "group", "others"])
 @pytest.mark.parametrize("part", ["file", "folder", "root"])
-def test_what_others_wrote_is_not_believed(disk, entry, cubin, stored, tmp_path, part, mode):
+def test_what_others_wrote_is_not_believed(disk, entry, stored, tmp_path, give_away, part, mode):
     """Machine code of another user would run on the GPU. Said once, with the way out."""
     path = {"file": stored, "folder": stored.parent, "root": tmp_path / "cache"}[part]
-    reason = foreign(path, mode)
+    if mode:
+        path.chmod(path.stat().st_mode | mode)
+    else:
+        give_away(path)
     found, texts = said(lambda: [disk.load(entry, "f1 h1", "sm_90a") for _ in range(3)])
-    assert found == [None] * 3
-    assert len(texts) == 1 and reason in texts[0] and str(path) in texts[0]
-    assert "APRNB_CACHE" in texts[0] or "chmod -R go-w" in texts[0]
-    kept, more = said(lambda: disk.store(entry, "f1 h1", "sm_90a", cubin))
-    assert more == [] and kept is (part == "file")  # a file is replaced, a folder is left alone
-    assert disk.load(entry, "f1 h1", "sm_90a") == cubin
+    assert found == [None] * 3 and len(texts) == 1
+    for word in ([f"{path} can be written by other users", "chmod -R go-w"] if mode else
+                 ["belongs to user", "set APRNB_CACHE"]):
+        assert word in texts[0]
+
+
+@pytest.mark.parametrize("part", ["file", "folder", "root"])
+def test_a_file_of_others_is_replaced_and_a_folder_left_alone(disk, entry, cubin, stored, tmp_path,
+                                                              part):
+    path = {"file": stored, "folder": stored.parent, "root": tmp_path / "cache"}[part]
+    path.chmod(path.stat().st_mode | 0o002)
+    before = stored.stat().st_mtime_ns
+    (kept, found), texts = said(lambda: (disk.store(entry, "f1 h1", "sm_90a", cubin),
+                                         disk.load(entry, "f1 h1", "sm_90a")))
+    assert found == cubin and kept is (part == "file") and len(texts) == (part != "file")
+    assert (stored.stat().st_mtime_ns != before) is kept
 
 
 def test_a_folder_like_tmp_may_hold_the_cache(disk, entry, cubin, stored, tmp_path):
@@ -138,17 +154,16 @@ def test_files_of_killed_processes_are_removed(disk, entry, cubin, stored):
 
 
 def test_kernels_built_elsewhere_are_read_whatever_tools_built_them(disk, entry, cubin, tmp_path,
-                                                                    monkeypatch):
+                                                                    monkeypatch, give_away):
     disk.store(entry, "f1 h1", "sm_90a", cubin)
     shutil.copytree(disk.own_folder(), tmp_path / "carried")
     shutil.rmtree(tmp_path / "cache")
     assert disk.load(entry, "f1 h1", "sm_90a") is None
     monkeypatch.setenv("APRNB_KERNELS", str(tmp_path / "carried"))
     assert disk.load(entry, "f1 h1", "sm_90a") == cubin
-    if os.geteuid() == 0:  # whoever built them: the user has named the folder
-        foreign(tmp_path / "carried")
-        assert said(lambda: disk.load(entry, "f1 h1", "sm_90a")) == (cubin, [])
-    foreign(tmp_path / "carried", 0o002)
+    give_away(tmp_path / "carried")  # whoever built them: the user has named the folder
+    assert said(lambda: disk.load(entry, "f1 h1", "sm_90a")) == (cubin, [])
+    (tmp_path / "carried").chmod(0o777)
     found, texts = said(lambda: disk.load(entry, "f1 h1", "sm_90a"))
     assert found is None and len(texts) == 1 and "chmod -R o-w" in texts[0]
 

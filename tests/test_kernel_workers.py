@@ -117,8 +117,12 @@ def test_no_worker_outlives_its_caller(cache, sent):
         "e.name in names", "(e.name in names or e.name.endswith('_128'))")
     process = subprocess.Popen([sys.executable, "-c", slow], stderr=subprocess.PIPE, text=True,
                                stdout=subprocess.DEVNULL, start_new_session=True)
-    wait_for(lambda: files(cache)[0])
-    assert len(members(process.pid)) >= 2
+    try:
+        wait_for(lambda: files(cache)[0])
+        assert len(members(process.pid)) >= 2
+    except BaseException:
+        process.kill()
+        raise
     (os.killpg if sent == signal.SIGINT else os.kill)(process.pid, sent)  # as a terminal does
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == -sent

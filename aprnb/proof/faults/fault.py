@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from ...errors import CheckError
 
-ROOMS = ("forward", "kernels", "training", "files", "data", "gates", "generation", "limits",
-         "bench")
+ROOMS = ("forward", "kernels", "building", "training", "files", "data", "gates", "generation",
+         "limits", "bench")
 """Modules of planted/, by what they spoil."""
 
 
