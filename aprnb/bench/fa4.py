@@ -57,5 +57,6 @@ forward.register_autograd(_gradients, setup_context=_keep)
 
 def attend(module, query, key, value, attention_mask, scaling=None, **_):
     """The attention function that transformers calls, see torch_model.attention."""
-    out, _ = forward(*(x.transpose(1, 2) for x in (query, key, value)), scaling)
+    # contiguous: gradients have the layout of what they belong to
+    out, _ = forward(*(x.transpose(1, 2).contiguous() for x in (query, key, value)), scaling)
     return out, None

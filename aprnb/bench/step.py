@@ -80,6 +80,8 @@ def _rows(size, settings, variants, rounds, python):
             last = list(sides.values())[-1]
             sides[variant.name] = _Side(worker, device, last.used)
         _take_turns(sides, rounds)
+        for side in sides.values():  # last: a profiler may slow what comes behind it
+            side.seen = side.worker.look()
     tokens = settings["batch"] * settings["length"]
     yield from _as_rows(name, sides, tokens, {v.name: _peer_name(v, settings) for v in variants})
 
@@ -115,7 +117,6 @@ class _Side:
         worker.answer()
         self.start_s = worker.elapsed()
         worker.steps(WARM_UP)
-        self.seen = worker.look()
         answer = worker.steps(WARM_UP)
         self.turn = max(2, round(TURN_S * WARM_UP / answer["seconds"]))
         self.used = used_bytes(device)
