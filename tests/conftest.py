@@ -7,22 +7,21 @@
     gpu                kernels on a CUDA device
 """
 import os
-import signal
-import sys
 
+import processes
 import pytest
 
 SIMULATING = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") == "1"
 
 
 def pytest_configure(config):
-    # a shell starts background jobs with SIGINT ignored, and every child inherits that: the tests
-    # of Ctrl-C need the handler that a terminal's program has
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    if SIMULATING:
-        # a CUDA thread is a Python thread that runs for microseconds between barriers: switching
-        # every 5 ms, the default, leaves the others waiting
-        sys.setswitchinterval(1e-3)
+    processes.own_signals()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    with processes.time_limit(processes.TEST_LIMIT, item.nodeid):
+        return (yield)
 
 
 def pytest_collection_modifyitems(items):

@@ -7,6 +7,7 @@ import sys
 
 import hf_fixture
 import numpy as np
+import processes
 from corpora import small_tokenizer, stdlib_ids
 
 from aprnb.cli import main
@@ -73,7 +74,7 @@ def train(base, name="run", at_step=lambda record: None, resume=False, force=Fal
 def aprnb(*arguments, **options):
     """Run the command line in a process of its own."""
     command = [sys.executable, "-m", "aprnb", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    return processes.run(command, **options)
 
 
 def aprnb_here(*arguments):

@@ -3,9 +3,10 @@
 The disassembler comes with the `test` extra (nvidia-cuda-nvdisasm).
 """
 import re
-import subprocess
 import tempfile
 from importlib.metadata import files
+
+import processes
 
 LINE = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);")
 LABEL = re.compile(r"^(\.L_x_\d+):")
@@ -17,8 +18,7 @@ def instructions(code):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
-        text = subprocess.run([_disassembler(), file.name], capture_output=True, text=True,
-                              check=True).stdout
+        text = processes.run([_disassembler(), file.name], check=True).stdout
     out = []
     for line in text.splitlines():
         found = LINE.match(line) or LABEL.match(line)

@@ -4,7 +4,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import processes
 
 from aprnb.proof.faults.fault import ROOMS
 
@@ -55,10 +58,24 @@ def make(root):
         (root / f"aprnb/proof/faults/planted/{room}.py").write_text(text)
     (root / "tests").mkdir()
     (root / "tests/test_small.py").write_text(TESTS)
-    shutil.copy(ROOT / "tests/conftest.py", root / "tests")
+    for name in ("conftest.py", "processes.py"):
+        shutil.copy(ROOT / "tests" / name, root / "tests")
     shutil.copy(ROOT / "setup.cfg", root)
     (root / "contracts").mkdir()
     return root
+
+
+def out_of_time(monkeypatch, here):
+    """From now on the time of observed tests is over as soon as the file `here` is there, however
+    long the machine takes to get so far."""
+    def wait(process, timeout=None, real=subprocess.Popen.wait):
+        if timeout is None:
+            return real(process)
+        while not here.exists():
+            assert process.poll() is None, "ended by itself"
+            time.sleep(0.01)
+        raise subprocess.TimeoutExpired(process.args, timeout)
+    monkeypatch.setattr(subprocess.Popen, "wait", wait)
 
 
 def contract(root, name, *falsifiers, **metadata):
@@ -81,6 +98,5 @@ def falsifier(id, test, hardware, **more):
 
 def contracts(root, *arguments, cwd=None):
     """`aprnb contracts ...` of that checkout, in its folder or another."""
-    return subprocess.run([sys.executable, "-m", "aprnb", "contracts", *map(str, arguments)],
-                          cwd=cwd or root, capture_output=True, text=True, timeout=120,
-                          env=os.environ | {"PYTHONPATH": str(root)})
+    return processes.run([sys.executable, "-m", "aprnb", "contracts", *map(str, arguments)],
+                         cwd=cwd or root, env=os.environ | {"PYTHONPATH": str(root)})

@@ -6,10 +6,10 @@ every integer field set to the values that wrap, under a limit on the address sp
 """
 import random
 import struct
-import subprocess
 import sys
 import textwrap
 
+import processes
 import pytest
 from apr_bytes import build, entry, fix, small
 from shared import GOLDEN
@@ -126,8 +126,8 @@ def test_lying_integers_are_refused_in_little_memory(tmp_path):
                 assert time.perf_counter() - began < 0.2
         print(judged, peak_mib())
     """)
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True,
-                          text=True, env={"PATH": "", "OPENBLAS_NUM_THREADS": "1"})
+    done = processes.run([sys.executable, "-c", script], cwd=tmp_path,
+                         env={"PATH": "", "OPENBLAS_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 1, done.stdout

@@ -6,12 +6,12 @@ import csv
 import importlib.util
 import json
 import math
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 from runs import aprnb_here
 
@@ -217,8 +217,7 @@ def test_a_file_that_is_no_record_is_refused_and_kept(tmp_path, content):
     with pytest.raises(CheckError, match="bench.csv"):
         record.Record(path, "abc1234")
     assert path.read_text(errors="surrogateescape") == content
-    table = subprocess.run([sys.executable, ROOT / "tools/bench_table.py", path],
-                           capture_output=True, text=True)
+    table = processes.run([sys.executable, ROOT / "tools/bench_table.py", path])
     assert table.returncode == 5 and table.stderr.count("\n") == 1
 
 
@@ -261,16 +260,14 @@ def test_tables_are_made_from_the_record(tmp_path):
     kept.add(Row("step", "4x512", "tokens/s", "a GPU", [100_000.0], {"torch": [50_000.0]},
                  {"torch": "plain; torch 2.11.0"}))
     kept.add(Row("step", "4x512/memory", "GiB", "a GPU", [5.0]))
-    done = subprocess.run([sys.executable, ROOT / "tools/bench_table.py", tmp_path / "bench.csv"],
-                          capture_output=True, text=True)
+    done = processes.run([sys.executable, ROOT / "tools/bench_table.py", tmp_path / "bench.csv"])
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("### ") == 3
     assert "### gemm 2048 on a GPU" in done.stdout
     assert "Geometric mean of 2 ratios 4.000, lowest 2.000." in done.stdout
     assert ("| 4x512 | 100,000 tokens/s | 0.0 % | torch | 50,000 | 2 | plain; torch 2.11.0 | "
             "abc1234 |" in done.stdout)
-    missing = subprocess.run([sys.executable, ROOT / "tools/bench_table.py", tmp_path / "no.csv"],
-                             capture_output=True, text=True)
+    missing = processes.run([sys.executable, ROOT / "tools/bench_table.py", tmp_path / "no.csv"])
     assert missing.returncode == 3 and missing.stderr.startswith("error: ")
 
 

@@ -1,10 +1,10 @@
 """bisect names the first stage at which a forward pass leaves its reference, and the mistake."""
 import json
 import os
-import subprocess
 import sys
 
 import numpy as np
+import processes
 import pytest
 from click.testing import CliRunner
 from faulty_sides import LLAMA, QWEN, ROOT, V, adjacent_pairs, attention, bits, qwen, with_faults
@@ -156,9 +156,8 @@ def workshop():
 
 def run_in(root, *args):
     """(exit code, last line of stderr) of `aprnb bisect` as the checkout at `root` has it."""
-    done = subprocess.run([sys.executable, "-m", "aprnb", "bisect", str(QWEN), *args], cwd=root,
-                          env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-                          capture_output=True, text=True, timeout=120)
+    done = processes.run([sys.executable, "-m", "aprnb", "bisect", str(QWEN), *args], cwd=root,
+                         env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"})
     return done.returncode, (done.stderr.splitlines() or [""])[-1]
 
 

@@ -1,9 +1,9 @@
 """bisect names every planted fault of the forward pass that shows in a small model."""
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 from shared import DATA
 
@@ -77,10 +77,9 @@ def workshop():
 
 def said(root, model):
     """(exit code, last line of stderr) of bisect, as the checkout at `root` has it."""
-    done = subprocess.run([sys.executable, "-m", "aprnb", "bisect", str(model), "--reference",
-                           str(model / "reference.npz"), "--device", "cpu"], cwd=root, text=True,
-                          env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-                          capture_output=True, timeout=120)
+    done = processes.run([sys.executable, "-m", "aprnb", "bisect", str(model), "--reference",
+                          str(model / "reference.npz"), "--device", "cpu"], cwd=root,
+                         env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"})
     return done.returncode, (done.stderr.splitlines() or [""])[-1]
 
 

@@ -176,9 +176,12 @@ def test_with_force_a_record_is_replaced(house):
     assert not (house[1] / "summary.json").exists()
 
 
-def test_tests_that_take_too_long_are_red_and_what_they_printed_is_kept(house):
+def test_tests_that_take_too_long_are_red_and_what_they_printed_is_kept(house, monkeypatch):
+    here = house[0] / "here"
+    small.out_of_time(monkeypatch, here)
     (house[0] / "tests/test_small.py").write_text(
-        "import time\n\ndef test_passes():\n    pass\n\ndef test_hangs():\n    time.sleep(60)\n")
+        "import time\n\ndef test_passes():\n    pass\n\n"
+        f"def test_hangs():\n    open({str(here)!r}, 'w').close()\n    time.sleep(600)\n")
     nodes = [f"tests/test_small.py::test_{name}" for name in ("passes", "hangs")]
     seen = run_tests(house[0], nodes, "cpu", 6, log := io.StringIO())
     binding = Binding(tuple(nodes), (), "cpu", None, None)

@@ -1,8 +1,8 @@
 """The rules of contracts: each on a contract that breaks it alone, and 1,000 damaged files."""
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 from aprnb.proof.contracts.document import MOST_BYTES, MOST_DEPTH, MOST_NODES, parse_document
@@ -399,10 +399,10 @@ def test_a_thousand_damaged_files_give_findings_quickly_in_little_memory(tmp_pat
     for i, text in enumerate((SOUND, KERNEL)):
         sources.append(tmp_path / f"{i}.yaml")
         sources[-1].write_text(text)
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, ROOT / "tests/yaml_mutants.py", *sources,
          ROOT / "contracts/rope-v1.yaml", ROOT / "contracts/rmsnorm-v1.yaml"],
-        capture_output=True, text=True, timeout=300, env={"PYTHONPATH": str(ROOT)})
+        env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     count, slowest, added, broken = map(int, done.stdout.split())
     assert count == 1000 and slowest < 1000 and added < 64

@@ -4,10 +4,10 @@ import math
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import runs
 
@@ -26,8 +26,7 @@ OLDER = "2026-11-21-cpu-trajectory"  # recorded before records had a seal
 
 def record(root, name, *arguments):
     """The tool in a process of its own; (result, the folder)."""
-    result = subprocess.run([sys.executable, TOOL, name, "--root", root, *map(str, arguments)],
-                            capture_output=True, text=True, timeout=120)
+    result = processes.run([sys.executable, TOOL, name, "--root", root, *map(str, arguments)])
     return result, next(root.glob(f"*-{name}"), None) if root.exists() else None
 
 
@@ -171,9 +170,8 @@ def test_a_file_that_was_added_under_a_name_that_is_no_text_is_named(copy):
 def test_a_record_that_is_no_file_is_named_and_never_waited_for(copy, make):
     (copy / "record.json").unlink()
     make(copy / "record.json")
-    said = subprocess.run([sys.executable, "-c", "import sys; from aprnb.proof.evidence.folder "
-                           "import verify; print(verify(sys.argv[1]))", copy], cwd=ROOT,
-                          capture_output=True, text=True, timeout=20)
+    said = processes.run([sys.executable, "-c", "import sys; from aprnb.proof.evidence.folder "
+                          "import verify; print(verify(sys.argv[1]))", copy], cwd=ROOT)
     assert said.stdout == "['record.json: changed: it is no regular file']\n", said.stderr
 
 
@@ -271,8 +269,8 @@ def test_without_git_the_commit_is_asked_for(tmp_path):
     assert origin(tmp_path) == {"commit": None, "tree_clean": None}
     shutil.copytree(ROOT / "tools", tmp_path / "copy/tools")
     shutil.copytree(ROOT / "aprnb", tmp_path / "copy/aprnb")
-    result = subprocess.run([sys.executable, tmp_path / "copy/tools/record_evidence.py", "x", "--",
-                             "true"], capture_output=True, text=True)
+    result = processes.run([sys.executable, tmp_path / "copy/tools/record_evidence.py", "x", "--",
+                            "true"])
     assert result.returncode == 2 and "--commit" in result.stderr
     assert not (tmp_path / "copy/evidence").exists()
 
@@ -280,8 +278,8 @@ def test_without_git_the_commit_is_asked_for(tmp_path):
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_the_commit_is_that_of_the_checkout_itself(tmp_path):
     def git(*words):
-        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words],
-                       check=True, capture_output=True)
+        processes.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words],
+                      check=True)
 
     git("init", "-q")
     (tmp_path / "code.py").write_text("x = 1\n")

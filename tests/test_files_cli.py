@@ -3,11 +3,11 @@ import errno
 import json
 import os
 import resource
-import subprocess
 import sys
 
 import hf_fixture as hf
 import numpy as np
+import processes
 import pytest
 from apr_bytes import small
 from shared import GOLDEN
@@ -20,8 +20,7 @@ from aprnb.formats.convert import import_model
 
 def aprnb(*args, cwd, **options):
     """Run the command line in a process of its own."""
-    return subprocess.run([sys.executable, "-m", "aprnb", *map(str, args)], cwd=cwd,
-                          capture_output=True, text=True, timeout=60, **options)
+    return processes.run([sys.executable, "-m", "aprnb", *map(str, args)], cwd=cwd, **options)
 
 
 @pytest.fixture
@@ -144,8 +143,7 @@ def test_full_disk_is_exit_7_and_leaves_nothing(place):
     """A real ENOSPC on a file system of 64 KiB, where one may be mounted."""
     disk = place / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk],
-                             capture_output=True, text=True)
+    mounted = processes.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk])
     if mounted.returncode:
         pytest.skip(f"no tmpfs may be mounted here: {mounted.stderr.strip()}")
     try:
@@ -155,7 +153,7 @@ def test_full_disk_is_exit_7_and_leaves_nothing(place):
             assert done.returncode == 7 and "No space left" in done.stderr, done.stderr
             assert [p.name for p in disk.iterdir()] == ["old"]
     finally:
-        subprocess.run(["umount", disk], check=True)
+        processes.run(["umount", disk], check=True)
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT])

@@ -1,12 +1,12 @@
 """Import and export keep every byte: all bit patterns, all dtypes, sharded or not, tied or not."""
 import hashlib
 import json
-import subprocess
 import sys
 import textwrap
 
 import hf_fixture as hf
 import numpy as np
+import processes
 import pytest
 from safetensors import safe_open
 from shared import GOLDEN, shared
@@ -162,7 +162,7 @@ def test_import_of_a_large_model_takes_little_memory(tmp_path):
     arrays = hf.tensors(layers=2)
     arrays["model.embed_tokens.weight"] = np.zeros((3_000_000, 16), hf.BF16)
     hf.folder(tmp_path / "s", arrays, hf.config(vocab_size=3_000_000))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = processes.run([sys.executable, "-c", script])
     assert done.returncode == 0, done.stderr
     before, after = map(int, done.stdout.split())
     assert after - before < 40, (before, after)  # MiB; measured 8

@@ -1,9 +1,9 @@
 """The mutation tester: what it changes, and that it sees what tests do not."""
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import processes
 import pytest
 
 TOOLS = Path(__file__).parents[1] / "tools"
@@ -141,8 +141,7 @@ def test_tests_are_chosen_and_judge(tmp_path):
                        ("tests/test_small.py", TESTS)):
         (tmp_path / "checkout" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "checkout" / name).write_text(text)
-    done = subprocess.run([sys.executable, "-c", RUN], cwd=tmp_path, text=True,
-                          capture_output=True, env={"PYTHONPATH": str(TOOLS)})
+    done = processes.run([sys.executable, "-c", RUN], cwd=tmp_path, env={"PYTHONPATH": str(TOOLS)})
     assert done.stdout.splitlines() == [
         "module | LIMIT = 2: killed",
         "module | NAMES = ('XXaXX',): survived",  # the test of it is of another name
@@ -171,6 +170,5 @@ def test_a_listed_mutant_that_was_killed_is_reported(capsys):
     (["aprnb/errors.py"], "aprnb/errors.py: no target; targets are aprnb/formats/apr_layout.py"),
     (["--report", "no/where.json"], "--report no/where.json: no such folder")])
 def test_what_cannot_be_is_refused_at_once(arguments, words):
-    done = subprocess.run([sys.executable, TOOLS / "mutate.py", *arguments], capture_output=True,
-                          text=True)
+    done = processes.run([sys.executable, TOOLS / "mutate.py", *arguments])
     assert done.returncode == 2 and words in done.stderr

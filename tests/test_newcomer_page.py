@@ -1,11 +1,11 @@
 """contracts/README.md tells how to add an op with its contract and faults: exactly that works."""
 import json
 import re
-import subprocess
 import sys
 from os import environ, pathsep
 from pathlib import Path
 
+import processes
 import pytest
 
 from aprnb.proof.checkout import checkout
@@ -38,8 +38,8 @@ def followed():
 
 
 def aprnb(root, *words):
-    done = subprocess.run([sys.executable, "-m", "aprnb", *words], cwd=root, text=True,
-                          env=environ | {"PYTHONPATH": str(root)}, capture_output=True)
+    done = processes.run([sys.executable, "-m", "aprnb", *words], cwd=root,
+                         env=environ | {"PYTHONPATH": str(root)})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -68,8 +68,8 @@ def test_the_verdicts_are_discharged(followed):
 def test_the_quick_set_passes(followed, command):
     """As it stands there, in a shell with the checkout's own Python in front."""
     path = f"{Path(sys.executable).parent}{pathsep}{environ['PATH']}"
-    done = subprocess.run(["sh", "-c", command], cwd=followed, text=True, capture_output=True,
-                          env=environ | {"PYTHONPATH": str(followed), "PATH": path})
+    done = processes.run(["sh", "-c", command], cwd=followed,
+                         env=environ | {"PYTHONPATH": str(followed), "PATH": path})
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout or "every arrow points down" in done.stdout
 
@@ -79,7 +79,7 @@ def test_a_line_above_its_columns_is_seen(followed):
     file = followed / "tests/test_softcap.py"
     good = file.read_text()
     file.write_text(good + "#" * 101 + "\n")
-    done = subprocess.run(QUICK[0].split(), cwd=followed, text=True, capture_output=True)
+    done = processes.run(QUICK[0].split(), cwd=followed)
     file.write_text(good)
     assert done.returncode == 1 and "101 columns, cap 100" in done.stdout
 

@@ -1,11 +1,14 @@
 """What bound tests did, as it is seen from outside: one that goes wrong takes no other with it."""
 import sys
+import time
 
 import pytest
 import small_checkout as small
+from test_processes import CHILD, alive
 
 from aprnb.errors import MissingPackageError
-from aprnb.proof.observe import run_tests
+from aprnb.proof.observe import environment, run_tests
+from aprnb.proof.server import PytestServer
 
 FILE = "tests/test_small.py"
 MORE = '''
@@ -86,13 +89,49 @@ def test_the_test_in_which_the_process_ended_is_named(root, name, code):
     assert seen[name].reason == f"the process ended with {code} in {FILE}::{name}"
 
 
-def test_the_test_that_took_too_long_is_named(root):
+@pytest.mark.parametrize("served", [False, True])
+def test_the_test_that_took_too_long_is_named_and_leaves_nothing_running(root, served, tmp_path,
+                                                                         monkeypatch):
+    here = tmp_path / "here"
     (root / "tests/test_waiting.py").write_text(
-        "import time\n\ndef test_waits():\n    time.sleep(60)\n")
-    seen = observe(root, "test_passes", "tests/test_waiting.py::test_waits", timeout=6)
-    assert seen["test_passes"].outcome == "passed"
-    assert (seen["tests/test_waiting.py::test_waits"].reason
-            == "not done after 6 s in tests/test_waiting.py::test_waits")
+        "import subprocess, sys\n\ndef test_waits():\n    subprocess.run([sys.executable, '-c', "
+        f"{CHILD + '; time.sleep(600)'!r}, {str(here)!r}])\n")
+    nodes = [f"{FILE}::test_passes", "tests/test_waiting.py::test_waits"]
+    if served:
+        monkeypatch.setattr("aprnb.proof.server.select.select", lambda *_: (wait_for(here), [], []))
+        with PytestServer(root, environment(root, "cpu")) as server:
+            passed, late = run_tests(root, nodes, "cpu", 7, server=server)
+            (root / "tests/test_waiting.py").unlink()
+            monkeypatch.undo()
+            again, = run_tests(root, nodes[:1], "cpu", 100, server=server)
+        assert again.outcome == "passed", "the server goes on"
+    else:
+        small.out_of_time(monkeypatch, here)
+        passed, late = run_tests(root, nodes, "cpu", 7)
+    assert (passed.outcome, late.outcome) == ("passed", "error")
+    assert late.reason == "not done after 7 s in tests/test_waiting.py::test_waits"
+    assert not alive(here.read_text())
+
+
+def wait_for(file):
+    """No stream that is ready, once the file is there."""
+    while not file.exists():
+        time.sleep(0.01)
+    return []
+
+
+def test_a_served_test_sees_what_stands_there_now(root):
+    """The package is imported after the fork, so a fault that was planted meanwhile is seen."""
+    errors, file = root / "aprnb/errors.py", root / "tests/test_errors.py"
+    file.write_text("from aprnb.errors import NotFoundError\n\n"
+                    "def test_code():\n    assert NotFoundError.exit_code == 3\n")
+    before, seen = errors.read_text(), []
+    with PytestServer(root, environment(root, "cpu")) as server:
+        for text in (before, before.replace("exit_code = 3", "exit_code = 4"), before):
+            errors.write_text(text)
+            [one] = run_tests(root, ["tests/test_errors.py::test_code"], "cpu", 100, server=server)
+            seen.append(one.outcome)
+    assert seen == ["passed", "failed", "passed"]
 
 
 def test_whatever_a_test_says_the_next_one_is_heard(root):

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 
 import hf_fixture
 import numpy as np
+import processes
 import pytest
 from corpora import small_tokenizer, stdlib_ids
 from runs import (SETTINGS, aprnb, aprnb_here, arch, flags, leftovers, numbers, refused, shards,
@@ -139,8 +140,8 @@ def test_a_terminal_shows_a_bar(base):
     """The stream is a pseudo-terminal of 80 columns."""
     ours, theirs = os.openpty()
     command = [sys.executable, "-m", "aprnb", "pretrain", *flags(base, "bar", num_steps=3)]
-    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE,
-                          env={**os.environ, "COLUMNS": "80", "TERM": "xterm"}) as p:
+    with processes.started(command, stdout=theirs, stderr=subprocess.DEVNULL,
+                           env={**os.environ, "COLUMNS": "80", "TERM": "xterm"}) as p:
         os.close(theirs)
         said = b""
         try:
@@ -148,6 +149,7 @@ def test_a_terminal_shows_a_bar(base):
                 said += piece
         except OSError:  # how Linux says that the other end was closed
             pass
+        p.wait()
     os.close(ours)
     assert p.returncode == 0
     assert b"step 3/3" in said and "━".encode() in said and b"COMPLETED" in said
@@ -380,8 +382,8 @@ def test_a_run_folder_that_cannot_be_begun_is_7_and_goes_away(base):
 def test_a_checkpoint_that_cannot_be_written_is_7(tmp_path):
     text_shards(tmp_path / "data")
     arch(tmp_path / "config.json")
-    result = subprocess.run([sys.executable, "-c", LIMITED, tmp_path], text=True, timeout=120,
-                            capture_output=True, cwd=os.path.dirname(__file__))
+    result = processes.run([sys.executable, "-c", LIMITED, tmp_path],
+                           cwd=os.path.dirname(__file__))
     refused(result, 7, "epoch-001.apr", "bytes", "last good checkpoint", "epoch-000.apr")
     intact_after_full_disk(tmp_path)
     whole = train(tmp_path, "whole")
@@ -394,8 +396,8 @@ def test_a_full_disk_is_7(tmp_path):
         f.stat().st_size for f in (tmp_path / "size").rglob("*.apr"))
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={sizes * 5 // 4}", "tmpfs",
-                              disk], capture_output=True)
+    mounted = processes.run(["mount", "-t", "tmpfs", "-o", f"size={sizes * 5 // 4}", "tmpfs",
+                             disk])
     if mounted.returncode:
         pytest.skip("a tmpfs cannot be mounted here")
     try:
@@ -403,4 +405,4 @@ def test_a_full_disk_is_7(tmp_path):
         refused(result, 7, "No space left", "epoch-001.apr", "last good checkpoint")
         intact_after_full_disk(disk)
     finally:
-        subprocess.run(["umount", disk], check=True)
+        processes.run(["umount", disk], check=True)

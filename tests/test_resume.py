@@ -2,10 +2,10 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 from corpora import small_tokenizer
 from runs import aprnb, leftovers, numbers, state, text_shards, train
@@ -243,8 +243,8 @@ def test_handlers_are_put_back(whole):
 def test_kill_9_before_every_durable_call(tmp_path):
     """Every fsync, rename, unlink and truncation of a run: no torn file, the same numbers."""
     script = Path(__file__).with_name("crash_points.py")
-    result = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True,
-                            timeout=300, env={**os.environ, "PYTHONHASHSEED": "0"})
+    result = processes.run([sys.executable, script, tmp_path],
+                           env={**os.environ, "PYTHONHASHSEED": "0"})
     assert result.returncode == 0, result.stderr
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(rows) > 30

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import processes
 import pytest
 from runs import (aprnb, aprnb_here, arch, flags, leftovers, numbers, refused, shards,
                   text_shards, train)
@@ -126,17 +127,15 @@ def test_a_second_process_on_one_folder_is_refused(base):
     """The first is a real process in the middle of its steps; killed, it frees the folder."""
     command = [sys.executable, "-m", "aprnb", "pretrain",
                *flags(base, "held", num_steps=100_000, steps_per_epoch=3), "--json"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                          text=True) as first:
+    with processes.started(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                           text=True) as first:
         while not (line := first.stderr.readline()).startswith("step     5"):
             assert line, "the run ended"
-        try:
-            for more in (flags(base, "held"), [*flags(base, "held"), "--force"],
-                         ["--run-dir", base / "held", "--resume"]):
-                refused(aprnb_here("pretrain", *more), 5, "held", "another pretrain")
-        finally:
-            first.kill()
-            first.communicate()
+        for more in (flags(base, "held"), [*flags(base, "held"), "--force"],
+                     ["--run-dir", base / "held", "--resume"]):
+            refused(aprnb_here("pretrain", *more), 5, "held", "another pretrain")
+        first.kill()
+        first.communicate()
     assert train(base, "held", resume=True, num_steps=20)["steps_recorded"] == 20
     records = [json.loads(line)["step"] for line in open(base / "held/metrics.jsonl")]
     assert records == list(range(20))

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import processes
 import pytest
 from runs import aprnb, arch, flags, text_shards, train
 
@@ -25,11 +26,12 @@ def test_an_interrupt_writes_a_state_and_ends_with_130(base, number):
     name = f"signal{int(number)}"
     command = [sys.executable, "-m", "aprnb", "pretrain",
                *flags(base, name, num_steps=100_000, steps_per_epoch=100_000), "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+    with processes.started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                           text=True) as p:
         while not (line := p.stderr.readline()).startswith("step     3"):
             assert line, "the run ended"
         p.send_signal(number)
-        out, _ = p.communicate(timeout=60)
+        out, _ = p.communicate()
     report = json.loads(out)
     assert (p.returncode, report["status"]) == (130, "INTERRUPTED")
     done = report["steps_recorded"]
@@ -72,13 +74,15 @@ def test_a_reader_that_goes_away_does_not_end_the_run(base, stream, more):
     """As in `pretrain ... | head -n 3`; the document of --json is lost with its reader."""
     name = f"{stream}{len(more)}"
     command = [sys.executable, "-m", "aprnb", "pretrain", *flags(base, name), *more]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+    with processes.started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                           text=True) as p:
         reader, other = (p.stdout, p.stderr) if stream == "stdout" else (p.stderr, p.stdout)
         if (stream, more) != ("stdout", ["--json"]):
             for _ in range(3):
                 assert reader.readline()
         reader.close()
         rest = other.read()
+        p.wait()
     assert p.returncode == 0, rest
     assert "Traceback" not in rest and "BrokenPipe" not in rest
     summary = json.loads((base / name / "summary.json").read_text())
@@ -89,12 +93,13 @@ def test_a_terminal_that_goes_away_does_not_end_the_run(base):
     """The pseudo-terminal of the bar is closed after its first output."""
     ours, theirs = os.openpty()
     command = [sys.executable, "-m", "aprnb", "pretrain", *flags(base, "gone")]
-    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, text=True,
-                          env={**os.environ, "TERM": "xterm"}) as p:
+    with processes.started(command, stdout=theirs, stderr=subprocess.PIPE, text=True,
+                           env={**os.environ, "TERM": "xterm"}) as p:
         os.close(theirs)
         os.read(ours, 100)
         os.close(ours)
         said = p.stderr.read()
+        p.wait()
     assert p.returncode == 0 and "Traceback" not in said, said
     assert json.loads((base / "gone/summary.json").read_text())["status"] == "COMPLETED"
 
@@ -104,9 +109,9 @@ def test_a_terminal_that_goes_away_does_not_end_the_run(base):
 def test_streams_that_are_closed_at_the_start(base, closed, more):
     name = f"closed{len(more)}{closed.count('-')}{closed[:1]}"
     given = flags(base, name, num_steps=2, warmup_steps=5)  # warns
-    result = subprocess.run(
+    result = processes.run(
         ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "aprnb", "pretrain",
-         *given, *more], capture_output=True, text=True, timeout=120)
+         *given, *more])
     assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr
     records = [json.loads(line) for line in open(base / name / "metrics.jsonl")]
     assert [r["step"] for r in records] == [0, 1]

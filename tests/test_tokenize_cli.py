@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 from corpora import STDLIB, small_tokenizer, stdlib_ids, stdlib_texts
 
@@ -23,7 +24,7 @@ VERBS = ["train", "import-hf", "encode-corpus", "audit", "repair-manifest"]
 def aprnb(*arguments, **options):
     """Run `aprnb tokenize ...` in a process of its own."""
     command = [sys.executable, "-m", "aprnb", "tokenize", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    return processes.run(command, **options)
 
 
 def refused(result, code, *words):
@@ -316,15 +317,14 @@ def test_a_write_that_fails_exits_7_and_leaves_nothing(here, nbytes):
 def test_a_full_disk_exits_7_and_leaves_nothing(here):
     small = here / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small)],
-                             capture_output=True, text=True)
+    mounted = processes.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small)])
     if mounted.returncode:
         pytest.skip(f"cannot mount a small tmpfs: {mounted.stderr.strip()}")
     try:
         refused(encode(here, output="small/out"), 7, "No space left on device", "shard-00000.bin")
         assert names(small) == []
     finally:
-        subprocess.run(["umount", str(small)], check=True)
+        processes.run(["umount", str(small)], check=True)
 
 
 def test_a_folder_that_cannot_be_written_exits_7(here):
@@ -336,13 +336,12 @@ def test_a_folder_that_cannot_be_written_exits_7(here):
 def test_ctrl_c_exits_130_and_leaves_nothing(here):
     command = [sys.executable, "-m", "aprnb", "tokenize", "encode-corpus", "--corpus", str(STDLIB),
                "--tokenizer", str(here / "tok"), "--output", str(here / "out")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not any(name.startswith(".out.") for name in names(here)):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    with processes.started(command, stderr=subprocess.PIPE, text=True) as process:
+        while not any(name.startswith(".out.") for name in names(here)):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
     assert process.returncode == 130 and "error: interrupted" in errors
     assert "Traceback" not in errors and names(here) == ["src", "tok"]
 

@@ -3,10 +3,10 @@ import importlib.util
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -18,8 +18,7 @@ SETUP_CFG = "[metadata]\nname = nothing\n"
 
 
 def tool(*arguments, **options):
-    return subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=60,
-                          **options)
+    return processes.run(list(map(str, arguments)), **options)
 
 
 def test_every_tool_that_takes_arguments_is_judged():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import MissingPackageError
 from .paths import shorten
+from .processes import session
 
 PLUGIN = "aprnb.proof.observer"
 WHERE = "APRNB_OBSERVATIONS"  # environment: the file that the plugin writes
@@ -43,52 +44,64 @@ class Observation:
         return self.node == node or self.node.startswith((f"{node}[", f"{node}::"))
 
 
-def run_tests(root, nodes, hardware, timeout, log=None):
+def run_tests(root, nodes, hardware, timeout, log=None, server=None):
     """Observations of all tests that `nodes` name and that run on `hardware`.
 
     root: the checkout;  hardware: cpu, simulator or gpu;  timeout: seconds for all of them;
-    log: text file that gets what pytest printed.
+    log: text file that gets what pytest printed;  server: PytestServer of this checkout and
+    hardware that runs them; without one they get an interpreter of their own.
     Whole files are collected, so that a node which is not there, or a file that cannot be read,
     stops no other. A process that ends in any other way than with a report is one observation, an
-    error, of the test that ran.
+    error, of the test that ran. Whatever the tests started has ended too.
     Errors: MissingPackageError without pytest.
     """
     if find_spec("pytest") is None:
         raise MissingPackageError(f"bound tests are run by pytest, which {sys.executable} does not "
                                   "have; in a checkout `tools/setup test` brings it into .venv")
     with tempfile.TemporaryDirectory(prefix="aprnb-observe-") as folder:
-        report = Path(folder) / "observations.jsonl"
-        env = _environment(root, hardware) | {WHERE: str(report), WANTED: "\n".join(nodes)}
+        report, printed = Path(folder) / "observations.jsonl", Path(folder) / "printed.txt"
+        wanted = {WHERE: str(report), WANTED: "\n".join(nodes)}
         # a conftest.py above tests/ could soften them, and no digest knows of it
-        command = [sys.executable, "-m", "pytest", "-q", "-p", PLUGIN, "-p", "no:cacheprovider",
-                   "--continue-on-collection-errors", "--confcutdir=tests",
-                   "-m", SELECTION[hardware], *sorted({n.partition("::")[0] for n in nodes})]
-        try:
-            done = subprocess.run(command, cwd=root, env=env, timeout=timeout,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                  errors="replace")
-        except subprocess.TimeoutExpired as late:
-            _tell(log, (late.stdout or b"").decode(errors="replace"))
-            return [*_read(report, root), _ended(report, nodes, f"not done after {timeout} s")]
-        _tell(log, done.stdout)
-        seen = _read(report, root)
-        if _running(report):
-            seen.append(_ended(report, nodes, f"the process ended with {done.returncode}"))
-        elif done.returncode not in (0, 1, NO_TESTS):
-            last = (done.stdout.strip().splitlines() or [""])[-1]
-            seen.append(_ended(report, nodes, f"pytest ended with {done.returncode}: "
-                                              f"{shorten(last, root)}"))
+        arguments = ["-q", "-p", PLUGIN, "-p", "no:cacheprovider",
+                     "--continue-on-collection-errors", "--confcutdir=tests",
+                     "-m", SELECTION[hardware], *sorted({n.partition("::")[0] for n in nodes})]
+        if server is None:
+            code = _pytest(root, arguments, environment(root, hardware) | wanted, printed, timeout)
+        else:
+            code = server.pytest(arguments, wanted, printed, timeout)
+        text, seen = printed.read_text(errors="replace"), _read(report, root)
+        if log is not None:
+            log.write(text)
+        if code is None:
+            seen.append(_ended(report, nodes, f"not done after {timeout} s"))
+        elif _running(report):
+            seen.append(_ended(report, nodes, f"the process ended with {code}"))
+        elif code not in (0, 1, NO_TESTS):
+            last = (text.strip().splitlines() or [""])[-1]
+            seen.append(_ended(report, nodes, f"pytest ended with {code}: {shorten(last, root)}"))
         return seen
 
 
-def _environment(root, hardware):
-    """The caller's, but for what would soften a test: no -k or -x, no plugin, no -O decides what is
-    observed."""
+def _pytest(root, arguments, env, output, timeout):
+    """Exit code of one pytest, or None if it was ended after `timeout` seconds."""
+    command = [sys.executable, "-m", "pytest", *arguments]
+    with open(output, "wb") as out, session(command, cwd=root, env=env, stdin=subprocess.DEVNULL,
+                                            stdout=out, stderr=subprocess.STDOUT) as process:
+        try:
+            return process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+
+def environment(root, hardware):
+    """Variables of tests: the caller's, but for what would soften one: no -k or -x, no plugin, no
+    -O decides what is observed."""
     kept = {name: value for name, value in os.environ.items()
             if not name.startswith("PYTEST_") and name not in SOFTENERS}
     # the checkout in front of whatever packages the caller has put on the path
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     return kept | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1",
+                   "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
                    "NUMBA_ENABLE_CUDASIM": "1" if hardware == "simulator" else "0"}
 
 
@@ -101,11 +114,6 @@ def _running(report):
 def _ended(report, nodes, how):
     during = _running(report)
     return Observation(during or " ".join(nodes), "error", f"{how} in {during}" if during else how)
-
-
-def _tell(log, text):
-    if log is not None:
-        log.write(text)
 
 
 def _read(report, root):

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from ...errors import CheckError, UsageError
 from ..hardware import SIDES
 from ..observe import run_tests
+from ..processes import end_all_sessions
+from .bench import Bench
 from .ledger import NAME, blank_entry, changed, pending, read_ledger, write_ledger
-from .planting import Workshop
 from .reach import Reach
 
 MISSING = "not installed"  # in the reason of a test that lacks a package: no fault of the test
@@ -103,11 +104,15 @@ def run_trials(checkout, trials, unusable, workers, ledger=None):
             yield _skipped(reach, trial, unusable[trial.hardware], ledger)
     todo = [trial for trial in trials if trial.hardware not in unusable]
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
-        green = _green(checkout, todo, pool, workers)
-        benches = queue.SimpleQueue()
-        for _ in range(min(workers, len(todo))):
-            benches.put(stack.enter_context(Workshop(checkout)))
-        yield from pool.map(lambda t: _one(reach, t, green, benches, ledger), todo)
+        try:
+            green = _green(checkout, todo, pool, workers)
+            benches = queue.SimpleQueue()
+            for _ in range(min(workers, len(todo))):
+                benches.put(stack.enter_context(Bench(checkout)))
+            yield from pool.map(lambda t: _one(reach, t, green, benches, ledger), todo)
+        except BaseException:  # whoever interrupts does not wait for the tests that run
+            end_all_sessions()
+            raise
 
 
 def _green(checkout, trials, pool, workers):
@@ -137,7 +142,7 @@ def _one(reach, trial, green, benches, ledger):
     shop = benches.get()
     try:
         with shop.planted(trial.fault.plants[trial.hardware]):
-            seen = run_tests(shop.root, trial.tests, trial.hardware, RED_TIMEOUT)
+            seen = shop.run_tests(trial.tests, trial.hardware, RED_TIMEOUT)
     except CheckError as misfit:
         return _result(trial, green_without=True, problem=str(misfit))
     finally:

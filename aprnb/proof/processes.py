@@ -1,0 +1,81 @@
+"""Processes that leave nothing running behind them, whatever ends them."""
+import contextlib
+import os
+import signal
+import subprocess
+import time
+
+GRACE = 5  # seconds between SIGTERM, at which a process can clear up, and SIGKILL
+
+_open = set()  # leaders of the sessions that have not been ended
+
+
+@contextlib.contextmanager
+def session(command, **options):
+    """A Popen in a session of its own; on the way out, all that is left of the session is ended.
+
+    options: of subprocess.Popen.
+    """
+    with subprocess.Popen(command, start_new_session=True, **options) as process:
+        with led_by(process.pid, process.poll):
+            yield process
+
+
+@contextlib.contextmanager
+def led_by(leader, reap=lambda: None):
+    """A session that stands already, ended in the same way. Arguments: of end_session."""
+    _open.add(leader)
+    try:
+        yield
+    finally:
+        end_session(leader, reap)
+        _open.discard(leader)
+
+
+def end_all_sessions():
+    """End those of other threads too, which then need not be waited for."""
+    for leader in list(_open):
+        end_session(leader)
+
+
+def end_session(leader, reap=lambda: None):
+    """SIGTERM for every process of a session, and after GRACE seconds SIGKILL for who is left.
+
+    leader: the id of the session's first process;  reap: takes note of its end where it is a child
+    of this process, since until then it counts as running.
+    """
+    reap()
+    try:
+        end = time.monotonic() + GRACE
+        alive = _send(leader, signal.SIGTERM)
+        while alive and time.monotonic() < end:
+            time.sleep(0.005)
+            reap()
+            alive = _send(leader, 0)
+    finally:  # a second Ctrl-C shortens the grace, and leaves nothing
+        _send(leader, signal.SIGKILL)
+
+
+def _send(leader, number):
+    """Whether there was anybody."""
+    try:
+        os.killpg(leader, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def ends_in_order():
+    """While it lasts, SIGTERM and a closed terminal end the program as Ctrl-C does, so that it
+    clears up; SIGHUP that is ignored stays ignored (nohup)."""
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+    wanted = [number for number in (signal.SIGTERM, signal.SIGHUP)
+              if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
