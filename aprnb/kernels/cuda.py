@@ -6,6 +6,7 @@ CUDA thread. Kernels name the module `cuda`: that is the name which the simulato
 """
 import re
 import sys
+import threading
 from dataclasses import dataclass
 from typing import Callable
 
@@ -16,6 +17,7 @@ from numba.cuda import types
 
 SIMULATOR = bool(config.ENABLE_CUDASIM)
 if SIMULATOR:
+    from numba.cuda.simulator import kernel as simulator_kernel
     from numba.cuda.simulator import kernelapi
 
     def _shared_array(self, shape, dtype, alignment=None):
@@ -26,6 +28,62 @@ if SIMULATOR:
         return self._allocations.setdefault(place, np.empty(shape, dtype))  # one atomic step
 
     kernelapi.FakeCUDAShared.array = _shared_array
+
+    class _Block(simulator_kernel.BlockManager):
+        """One block. numba's asks every thread again and again whether it stands at a barrier, and
+        takes a third of the processor from them; here the last one to arrive says so."""
+
+        def run(self, grid_point, *args):
+            self._changed, self._running = threading.Condition(), 0
+            threads = [_Thread(lambda: self._f(*args), self, grid_point, place, self._debug)
+                       for place in np.ndindex(*self._block_dim)]
+            self._running = len(threads)
+            for thread in threads:
+                thread.start()
+            while waiting := self._all_stand(threads):
+                self._running = len(waiting)
+                for thread in waiting:
+                    thread.syncthreads_blocked = False
+                    thread.syncthreads_event.set()
+            for thread in threads:
+                thread.join()
+
+        def _all_stand(self, threads):
+            """The threads at the barrier, once none runs any more. Errors: the first of a thread;
+            the others then end at their barrier."""
+            with self._changed:
+                self._changed.wait_for(lambda: not self._running
+                                       or any(thread.exception for thread in threads))
+            failed = next((thread for thread in threads if thread.exception), None)
+            if failed is None:
+                return [thread for thread in threads if thread.syncthreads_blocked]
+            for thread in threads:
+                thread.abort = True
+                thread.syncthreads_event.set()
+            error, trace = failed.exception
+            raise error.with_traceback(trace)
+
+        def stands(self, failed=None):
+            """A thread has reached a barrier or its end."""
+            with self._changed:
+                self._running -= 1
+                if failed or not self._running:
+                    self._changed.notify()
+
+    class _Thread(simulator_kernel.BlockThread):
+        def syncthreads(self):
+            self.syncthreads_blocked = True
+            self._manager.stands()
+            self.syncthreads_event.wait()
+            self.syncthreads_event.clear()
+            if self.abort:
+                raise RuntimeError("another thread of the block failed")
+
+        def run(self):
+            super().run()
+            self._manager.stands(self.exception)
+
+    simulator_kernel.BlockManager = _Block
 else:
     # cast.py and ptx/emit.py build on these two
     from numba.cuda.extending import intrinsic  # noqa: F401
