@@ -394,7 +394,8 @@ def test_findings_are_cut_but_never_lost():
 
 
 def test_a_thousand_damaged_files_give_findings_quickly_in_little_memory(tmp_path):
-    """No traceback; each under 1 s; judging all of them adds less than 64 MiB."""
+    """No traceback; none takes longer, for its size, than some sound ones; judging all of them adds
+    less than 64 MiB."""
     sources = []
     for i, text in enumerate((SOUND, KERNEL)):
         sources.append(tmp_path / f"{i}.yaml")
@@ -405,5 +406,5 @@ def test_a_thousand_damaged_files_give_findings_quickly_in_little_memory(tmp_pat
         env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     count, slowest, added, broken = map(int, done.stdout.split())
-    assert count == 1000 and slowest < 1000 and added < 64
+    assert count == 1000 and slowest < 20 and added < 64
     assert broken > 850  # a damaged comment or sentence is sound
