@@ -9,11 +9,12 @@ import subprocess
 import threading
 
 import pytest
+from campaign import TIMES
 
 from aprnb.proof.processes import end_session, session
 
-LIMIT = 300  # seconds of one process
-TEST_LIMIT = 600  # seconds of one test with its fixtures
+LIMIT = 300 * TIMES  # seconds of one process
+TEST_LIMIT = 600 * TIMES  # seconds of one test with its fixtures
 
 
 def run(command, input=None, check=False, limit=LIMIT, **options):

@@ -58,7 +58,7 @@ def make(root):
         (root / f"aprnb/proof/faults/planted/{room}.py").write_text(text)
     (root / "tests").mkdir()
     (root / "tests/test_small.py").write_text(TESTS)
-    for name in ("conftest.py", "processes.py"):
+    for name in ("campaign.py", "conftest.py", "processes.py"):
         shutil.copy(ROOT / "tests" / name, root / "tests")
     shutil.copy(ROOT / "setup.cfg", root)
     (root / "contracts").mkdir()

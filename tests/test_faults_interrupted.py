@@ -30,9 +30,9 @@ def test_it_ends_with_130_and_leaves_nothing(tmp_path, number, code):
     folder.mkdir()
     (root / "tests/test_small.py").write_text(WAITS.format(code=code, here=str(here)))
     small.contract(root, "slow-v1", ("test_waits", "cpu", {}))
-    with processes.started([sys.executable, "-m", "aprnb", "faults", "run", "wrong-code"],
-                           cwd=root, stderr=subprocess.PIPE, text=True,
-                           env=os.environ | {"PYTHONPATH": str(root), "TMPDIR": str(folder)}) as run:
+    env = os.environ | {"PYTHONPATH": str(root), "TMPDIR": str(folder)}
+    with processes.started([sys.executable, "-m", "aprnb", "faults", "run", "wrong-code"], cwd=root,
+                           env=env, stderr=subprocess.PIPE, text=True) as run:
         while not here.exists():
             assert run.poll() is None, run.stderr.read()
             time.sleep(0.01)

@@ -5,6 +5,7 @@ import random
 
 import hf_fixture as hf
 import pytest
+from campaign import TIMES
 
 from aprnb.errors import AprnbError
 from aprnb.formats.apr import read_apr, write_apr
@@ -56,12 +57,12 @@ def test_damaged_files_of_a_folder(name, tmp_path):
     for file, document in TEXTS.items():
         (source / file).write_text(json.dumps(document))
     taken = 0
-    for _ in range(60):
+    for _ in range(60 * TIMES):
         (source / name).write_text(json.dumps(damaged(rng, TEXTS[name])))
         if attempt(import_model, source, tmp_path / "m.apr", force=True):
             taken += 1
             attempt(export_model, tmp_path / "m.apr", tmp_path / "e", force=True)
-    assert 0 < taken < 60
+    assert 0 < taken < 60 * TIMES
 
 
 @pytest.mark.parametrize("text", [b"\xff", b"[]", b"{", b"[" * 100_000, b'{"a":' * 100_000, b""])
@@ -79,11 +80,11 @@ def test_damaged_metadata_of_a_file(tmp_path):
     file = read_apr(tmp_path / "m.apr")
     arrays = {name: file.array(name) for name in file.tensors}
     opened = 0
-    for _ in range(100):
+    for _ in range(100 * TIMES):
         metadata = damaged(rng, file.metadata)
         if attempt(write_apr, tmp_path / "x.apr", metadata, arrays, force=True):
             opened += attempt(open_model, tmp_path / "x.apr")
             attempt(validate, tmp_path / "x.apr")
             attempt(inspect_model, tmp_path / "x.apr")
             attempt(export_model, tmp_path / "x.apr", tmp_path / "e", force=True)
-    assert 0 < opened < 100
+    assert 0 < opened < 100 * TIMES

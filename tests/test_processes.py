@@ -74,7 +74,7 @@ def test_a_child_that_does_not_hear_sigterm_is_ended_too(tmp_path, monkeypatch):
 def inner(tmp_path):
     """The command of a pytest of its own, with this conftest.py, on the tests in the text."""
     def command(text):
-        for name in ("conftest.py", "processes.py"):
+        for name in ("campaign.py", "conftest.py", "processes.py"):
             shutil.copy(HERE / name, tmp_path)
         (tmp_path / "test_inner.py").write_text(text)
         return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir",
