@@ -50,6 +50,7 @@ def test_help_of_a_script_is_what_stands_in_its_head(name, tmp_path):
     (["sanitize"], 9, "compute-sanitizer"),
     (["sanitize", "--tools", "nonsense"], 2, "memcheck"),
     (["build_kernels", "--name", "nonsense"], 2, "nonsense"),
+    (["try_kernel_cache", "--only", "nonsense"], 2, "both-empty"),
     (["build_kernels", "--architecture", "sm_12"], 2, "sm_90a"),
     (["build_kernels", "--name", "sm90_matmul_nt_plain_192*"], 7, "APRNB_CACHE"),
     (["check_determinism.py", "--arch", "nonsense"], 2, "tiny"),
