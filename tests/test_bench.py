@@ -210,6 +210,15 @@ def test_a_row_measured_again_takes_the_older_ones_place(tmp_path):
     assert (second["case"], second["peer"], second["ratio"]) == ("b", "", "")
 
 
+def test_a_row_replaces_those_of_peers_that_lost_in_the_same_run(tmp_path):
+    kept = record.Record(tmp_path / "bench.csv", "abc1234")
+    for case, peers in (("a", {"x": [2.0]}), ("b", {}), ("a", {"y": [3.0]}), ("a", {"z": [1.0]})):
+        kept.add(row(case, [1.0], **peers))
+    kept.add(row("a", [1.0], x=[2.0], y=[4.0]))
+    assert [(r["case"], r["peer"], r["peer_value"]) for r in rows_of(tmp_path / "bench.csv")] == [
+        ("a", "y", "4"), ("b", "", ""), ("a", "z", "1")]
+
+
 def test_another_peer_or_device_is_another_row(tmp_path):
     kept = record.Record(tmp_path / "bench.csv", "abc1234")
     kept.add(row("a", [1.0], x=[2.0]))

@@ -1,6 +1,7 @@
 """evidence/bench.csv: the one table of measured figures, which every printed table is made from.
 
-A row is known by bench, case, peer and device: measured again, it takes the place of the older one.
+A row is known by bench, case, device and peer, the hardest to beat of a run: measured again, it
+takes the place of the older one, and of those of peers that took part and were easier.
 The file is replaced as a whole, so a reader never sees half of it. ratio above 1 = ours is better.
 """
 import csv
@@ -19,7 +20,7 @@ COLUMNS = ("bench", "case", "unit", "ours", "spread", "peer", "peer_value", "rat
            "device", "commit", "date")
 NUMBERS = ("ours", "spread", "peer_value", "ratio")
 OF_A_PEER = NUMBERS[2:]  # empty where nothing was beside ours
-KEY = ("bench", "case", "peer", "device")
+KEY = ("bench", "case", "device")
 PACKAGES = ("aprnb", "numpy", "numba", "numba-cuda", "cuda-bindings", "torch", "transformers")
 CHECKOUT = Path(__file__).parents[2]
 
@@ -43,14 +44,12 @@ class Record:
     def add(self, row):
         """Put one measured row into the table.  Errors: StorageError."""
         new = table_row(row) | {"commit": self.commit, "date": str(datetime.date.today())}
-        kept = read(self.path)
-        for i, old in enumerate(kept):
-            if all(old[name] == new[name] for name in KEY):
-                kept[i] = new
-                break
-        else:
-            kept.append(new)
-        write_text(self.path, text(kept))
+        peers, old = set(row.peers) or {""}, read(self.path)
+        past = [i for i, line in enumerate(old) if line["peer"] in peers
+                and all(line[name] == new[name] for name in KEY)]
+        place = past[0] if past else len(old)
+        kept = [line for i, line in enumerate(old) if i not in past]
+        write_text(self.path, text(kept[:place] + [new] + kept[place:]))
 
 
 def label(where):
