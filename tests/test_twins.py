@@ -11,7 +11,8 @@ from aprnb.backend import OPS
 from aprnb.kernels.choice import ORDER, ROOMS
 
 NOT_OPS = {"oracle": {"parallel", "wide"},
-           "kernels": {"attention_tiles", "block", "build", "cache", "cast", "choice", "composed",
+           "kernels": {"attention_tiles", "block", "build", "build_worker", "cache", "cast",
+                       "choice", "composed", "cubin", "workers",
                        "cuda", "launch", "matmul", "memory", "ptx", "shapes", "sm80", "sm90",
                        "tensor_maps", "workspace"}}
 
