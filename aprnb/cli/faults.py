@@ -10,6 +10,7 @@ RUN = """\b
 Examples:
   aprnb faults run --all
   aprnb faults run rope-adjacent-pairs --json
+  aprnb faults run --all --hardware gpu --record
 
 \b
 What cannot be run here is skipped, and pending if nobody saw it red as it stands: never red, or its
@@ -18,7 +19,7 @@ tests, or what they reach in the package, changed since. It waits for a machine 
 \b
 Exit codes: 0 every fault red with and green without; 2 usage or unknown fault; 3 not in a
 checkout; 5 a fault that is not seen, a test that is red without it, or one that changed; 9 pytest
-is missing."""
+is missing; 14 --hardware that is not here."""
 
 LIST = """\b
 Examples:
@@ -69,26 +70,28 @@ def list_(as_json):
 @click.option("--all", "every", is_flag=True, help="All faults of the registry.")
 @click.option("--record", is_flag=True,
               help="Write what was seen red into contracts/seen-red.json.")
+@click.option("--hardware", multiple=True, type=click.Choice(("cpu", "simulator", "gpu")),
+              help="Only trials on this; may be given again  [default: all that is usable here].")
 @click.option("--workers", type=click.IntRange(1), default=os.cpu_count(), show_default=True,
               help="Test processes at a time.")
 @JSON
-def run(ids, every, record, workers, as_json):
+def run(ids, every, record, hardware, workers, as_json):
     """Prove for each fault: its falsifier is green without it and red with it."""
     from ..errors import CheckError, UsageError
     from ..proof.faults import trials as trial
     from ..proof.checkout import checkout
     from ..proof.contracts.contract import load_contracts
     from ..proof.faults.fault import registry
-    from ..proof.hardware import unusable
+    from ..proof.hardware import idle
     from ..proof.processes import ends_in_order
     from ..proof.faults.ledger import read_ledger
     if every == bool(ids):
         raise UsageError("faults run: name faults, or give --all")
-    root, results = checkout(), []
+    root, results, away = checkout(), [], idle(hardware, "faults run")
     ledger = None if record else read_ledger(root)
     todo = trial.all_trials(load_contracts(), registry(), ids, ledger)
     with ends_in_order():
-        for result in trial.run_trials(root, todo, unusable(), workers, ledger):
+        for result in trial.run_trials(root, todo, away, workers, ledger):
             results.append(result)
             click.echo(_line(result), err=as_json)
     if record:

@@ -3,19 +3,19 @@ import io
 import time
 from pathlib import Path
 
-from ...errors import DeviceError, NotFoundError, UsageError
+from ...errors import NotFoundError, UsageError
 from ...formats.atomic import write_json, write_text
 from ...provenance import origin, require_commit
 from ..checkout import checkout
 from ..contracts.contract import load_contracts
 from ..evidence.folder import DISPATCH, OUTPUT, draft, seal
 from ..evidence.training import attach_run, device_of_run, inputs_of_run
-from ..hardware import SIDES, unusable
+from ..hardware import SIDES, idle
 from ..paths import shorten, shown
 from .document import FILE, document, judging
 from .examine import examine
 from .status import proven, read_evidence
-from .verdict import RED, UNASKED
+from .verdict import RED
 
 
 def run_contracts(paths, sides, run_dir, argv, commit=None):
@@ -53,7 +53,7 @@ def _told(root, contracts, where, sides, run_dir, argv, log=None):
         _require_reader(contracts, sides or SIDES)
     run = _run_told(run_dir, root) if run_dir else None
     known = proven(contracts, read_evidence(root / "evidence"), root)
-    examined = examine(contracts, root, _idle(sides), run_dir, log)
+    examined = examine(contracts, root, idle(sides, "contracts run"), run_dir, log)
     return document(examined, root, where, [shorten(word, root) for word in argv], run_dir, run,
                     known)
 
@@ -73,16 +73,6 @@ def _run_told(run_dir, root):
         raise NotFoundError(f"{run_dir}: no folder of a training run that ended, it has no "
                             "summary.json")
     return {"folder": shown(str(run_dir), root), "device": device}
-
-
-def _idle(sides):
-    """Hardware -> why nothing is run on it. Errors: DeviceError."""
-    idle = unusable()
-    for side in sides or ():
-        if side in idle:
-            raise DeviceError(f"contracts run: --hardware {side}: {idle[side]}")
-    unasked = [side for side in SIDES if sides and side not in sides]
-    return idle | dict.fromkeys(unasked, UNASKED)
 
 
 def _devices(told):

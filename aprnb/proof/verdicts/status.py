@@ -15,10 +15,10 @@ from pathlib import Path
 
 from ..evidence.folder import RECORD, read_record, verify
 from ..evidence.origin import digests
-from ..hardware import SIDES
+from ..hardware import SIDES, UNASKED
 from ..paths import printable, shown
 from .document import FILE, SCHEMA, bound, judged_again, judging
-from .verdict import DISCHARGED, NOT_RUN, RED, UNASKED
+from .verdict import DISCHARGED, NOT_RUN, RED
 
 TAMPERED = "TAMPERED"
 

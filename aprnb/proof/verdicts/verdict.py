@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DISCHARGED, SUSPECT, RED, NOT_RUN = "DISCHARGED", "SUSPECT", "RED", "NOT-RUN"
-UNASKED = "not asked for (--hardware)"  # reason of a NOT-RUN in the run that left it out
 BAD = RED, SUSPECT, DISCHARGED  # of several numbers the worst counts
 
 
