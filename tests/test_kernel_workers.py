@@ -114,7 +114,7 @@ def wait_for(condition):
 def test_no_worker_outlives_its_caller(cache, sent):
     """And what a killed process leaves behind is no hindrance for the next."""
     slow = SCRIPT.replace("swiglu\n", "swiglu, aprnb.kernels.attention\n").replace(
-        "e.name in names", "(e.name in names or e.name.endswith('_128'))")
+        "e.name in names", "(e.name in names or e.name.endswith('_16'))")
     process = subprocess.Popen([sys.executable, "-c", slow], stderr=subprocess.PIPE, text=True,
                                stdout=subprocess.DEVNULL, start_new_session=True)
     try:
@@ -131,7 +131,7 @@ def test_no_worker_outlives_its_caller(cache, sent):
     there, others = files(cache)
     result = python("-c", SCRIPT)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.endswith(f"built {KERNELS - sum('_128' not in n for n in there)}\n")
+    assert result.stdout.endswith(f"built {KERNELS - sum('_16' not in n for n in there)}\n")
     assert files(cache)[1] == others
 
 
