@@ -11,11 +11,11 @@ from faulty_sides import (adjacent_pairs, attention, between, bits, divided, eps
 from aprnb.backend import open_backend
 from aprnb.errors import CheckError
 from aprnb.model.instance import Model
-from aprnb.proof.bisect.explain import Case, error
-from aprnb.proof.bisect.formulas import formula
+from aprnb.proof.bisect.explain import error
 from aprnb.proof.bisect.substages import stages
 from aprnb.proof.bisect.trace import trace
 from aprnb.proof.bisect.walk import bisect_between
+from exact import in_both
 from tolerance import allowed
 
 pytestmark = pytest.mark.numeric
@@ -90,14 +90,12 @@ FAULTS = {  # what is planted -> (op: fault, the stage, the words)
 
 @pytest.fixture(scope="module")
 def rounding(qwen):
-    """How far float32 takes a right side from the formulas at the worst of its stages; scores that
-    are not divided by the root of D, as one of the faults leaves them, are that much larger."""
+    """How far float32 takes a right side at the worst of its stages; scores that are not divided by
+    the root of D, as one of the faults leaves them, are that much larger."""
     window = np.random.default_rng(0).integers(0, qwen.config.vocab_size, (1, 41), np.int32)
-    case = Case(qwen.config, qwen.array, window[:, :-1], window[:, 1:])
-    side = trace(Model.from_file(qwen, open_backend("cpu")), case.ids, case.targets).values
-    worst = max(error(side[s.path], formula(case.place(side, s), s.key))
-                for s in stages(qwen.config))
-    return worst * qwen.config.head_dim ** 0.5
+    exact, own = in_both(lambda: trace(Model.from_file(qwen, open_backend("cpu")), window[:, :-1],
+                                       window[:, 1:]).values)
+    return max(error(own[path], exact[path]) for path in own) * qwen.config.head_dim ** 0.5
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -6,7 +6,7 @@ import pytest
 
 from aprnb.oracle.swiglu import swiglu_backward, swiglu_forward
 from judge import DTYPES, assert_gradient, blank, judge, lanes, normal, run_kernel
-from tolerance import F32, FUNCTION, gamma
+from tolerance import F32, FUNCTION, assert_within, gamma
 
 pytestmark = pytest.mark.numeric
 
@@ -18,7 +18,8 @@ def test_oracle_against_the_definition():
     gu, y = normal(0, (3, 10), np.float64), np.empty((3, 5))
     swiglu_forward(y, gu)
     want = [[g / (1 + math.exp(-g)) * u for g, u in zip(row[:5], row[5:])] for row in gu]
-    np.testing.assert_allclose(y, want, rtol=gamma(4 * FUNCTION))
+    # a sigmoid near 0 is the difference of two halves: the scale is that of gate times up
+    assert_within("y", y, want, gamma(4 * FUNCTION) * np.abs(gu[:, :5] * gu[:, 5:]))
 
 
 def test_gradient_against_central_differences():
