@@ -24,7 +24,9 @@ def pytest_runtest_protocol(item):
         return (yield)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
+    """Of the tests that are left: only these ask for a GPU, which costs half a second."""
     reason = None
     for item in items:
         marks = {mark.name for mark in item.iter_markers()}

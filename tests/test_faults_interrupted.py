@@ -14,6 +14,9 @@ WAITS = """
 import os, pathlib, time
 from aprnb.errors import NotFoundError
 
+def test_sees():
+    assert NotFoundError.exit_code == 3
+
 def test_waits():
     if NotFoundError.exit_code == {code}:
         here = pathlib.Path({here!r})
@@ -29,10 +32,10 @@ def test_it_ends_with_130_and_leaves_nothing(tmp_path, number, code):
     root, here, folder = small.make(tmp_path / "house"), tmp_path / "here", tmp_path / "tmp"
     folder.mkdir()
     (root / "tests/test_small.py").write_text(WAITS.format(code=code, here=str(here)))
-    small.contract(root, "slow-v1", ("test_waits", "cpu", {}))
+    small.contract(root, "slow-v1", ("test_sees", "cpu", {}), ("test_waits", "cpu", {}))
     env = os.environ | {"PYTHONPATH": str(root), "TMPDIR": str(folder)}
-    with processes.started([sys.executable, "-m", "aprnb", "faults", "run", "wrong-code"], cwd=root,
-                           env=env, stderr=subprocess.PIPE, text=True) as run:
+    command = [sys.executable, "-m", "aprnb", "faults", "run", "wrong-code", "--workers", "1"]
+    with processes.started(command, cwd=root, env=env, stderr=subprocess.PIPE, text=True) as run:
         while not here.exists():
             assert run.poll() is None, run.stderr.read()
             time.sleep(0.01)

@@ -87,9 +87,10 @@ def run(ids, every, record, hardware, workers, as_json):
     from ..proof.faults.ledger import read_ledger
     if every == bool(ids):
         raise UsageError("faults run: name faults, or give --all")
-    root, results, away = checkout(), [], idle(hardware, "faults run")
+    root, results = checkout(), []
     ledger = None if record else read_ledger(root)
     todo = trial.all_trials(load_contracts(), registry(), ids, ledger)
+    away = idle("faults run", hardware, {one.hardware for one in todo})
     with ends_in_order():
         for result in trial.run_trials(root, todo, away, workers, ledger):
             results.append(result)

@@ -6,20 +6,22 @@ SIDES = ("cpu", "simulator", "gpu")
 UNASKED = "not asked for (--hardware)"  # why nothing is run on hardware that was left out
 
 
-def unusable():
-    """Hardware that cannot be used here -> why. CPU and simulator always can."""
-    from ..kernels.cuda import unusable_reason  # half a second of imports, for those who run tests
+def unusable(sides=SIDES):
+    """Of the hardware in `sides` what cannot be used here -> why. CPU and simulator always can."""
+    if "gpu" not in sides:
+        return {}
+    from ..kernels.cuda import unusable_reason  # half a second of imports, for those who need it
     reason = unusable_reason(0)
     return {} if reason is None else {"gpu": reason}
 
 
-def idle(sides, verb):
+def idle(verb, sides, used):
     """Hardware -> why nothing is run on it, of those that cannot be used or are not in `sides`.
 
-    sides: hardware that was asked for; none: all that is usable here
-    Errors: DeviceError if some of it cannot be used.
+    sides: hardware that was asked for; none: all that is usable here;  used: what tests are bound to
+    Errors: DeviceError if some that was asked for cannot be used.
     """
-    found = unusable()
+    found = unusable({*(sides or ()), *used})
     for side in sides or ():
         if side in found:
             raise DeviceError(f"{verb}: --hardware {side}: {found[side]}")

@@ -53,7 +53,8 @@ def _told(root, contracts, where, sides, run_dir, argv, log=None):
         _require_reader(contracts, sides or SIDES)
     run = _run_told(run_dir, root) if run_dir else None
     known = proven(contracts, read_evidence(root / "evidence"), root)
-    examined = examine(contracts, root, idle(sides, "contracts run"), run_dir, log)
+    used = {f.binding.hardware for contract in contracts for f in contract.falsifiers}
+    examined = examine(contracts, root, idle("contracts run", sides, used), run_dir, log)
     return document(examined, root, where, [shorten(word, root) for word in argv], run_dir, run,
                     known)
 
