@@ -69,7 +69,7 @@ class Machine:
                 faults.append(error)
                 for meeting in (self.everyone, *warps):
                     meeting.barrier.abort()
-        crew = [threading.Thread(target=lane, args=(t,)) for t in range(threads)]
+        crew = [threading.Thread(target=lane, args=(t,), daemon=True) for t in range(threads)]
         for thread in crew:
             thread.start()
         for thread in crew:

@@ -9,10 +9,11 @@ import inspect
 import os
 import re
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import pytest
+from processes import LIMIT
 
 from sass import instructions, loops
 
@@ -64,14 +65,19 @@ def compiled(request):
     wanted = [item.callspec.params["case"] for item in request.session.items
               if item.module is request.module and "case" in getattr(item, "fixturenames", ())]
     # spawned, not forked: the compiler's threads do not survive a fork
-    with ProcessPoolExecutor(max(2, os.cpu_count() or 1), get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(max(2, os.cpu_count() or 1), get_context("spawn"))
+    try:
         yield {case: pool.submit(compile_one, case) for case in wanted}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in active_children():  # one that hangs too
+            worker.kill()
 
 
 def test_kernel(case, compiled):
     from aprnb.kernels.build import entry_named
     entry = entry_named(case[0])
-    cubin, report, ptx, inner = compiled[case].result()
+    cubin, report, ptx, inner = compiled[case].result(LIMIT)
     assert facts(cubin) == reported(report), "the code says something else than the linker"
     assert b".f64" not in ptx, "double-precision arithmetic: a literal without float32(...)?"
     assert max(cubin.stack, cubin.spills) <= entry.spills, (

@@ -174,6 +174,15 @@ def test_nothing_around_it_softens_a_test(root, tmp_path, monkeypatch, name, val
     assert seen.outcome == "failed" and seen.judged
 
 
+def test_a_test_of_the_cpu_does_not_wait_for_the_compiler(root):
+    """Whether there is a GPU is asked for tests that are left, not for all of the file."""
+    (root / "tests/test_both.py").write_text(
+        "import sys\nimport pytest\n\n@pytest.mark.gpu\ndef test_gpu():\n    pass\n\n"
+        "def test_cpu():\n    assert 'numba' not in sys.modules\n")
+    [seen] = run_tests(root, ["tests/test_both.py"], "cpu", 100)
+    assert seen.outcome == "passed", seen.reason
+
+
 def test_without_pytest_nothing_is_called_red(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytest", None)
     with pytest.raises(MissingPackageError, match="tools/setup test"):

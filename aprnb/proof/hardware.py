@@ -18,7 +18,8 @@ def unusable(sides=SIDES):
 def idle(verb, sides, used):
     """Hardware -> why nothing is run on it, of those that cannot be used or are not in `sides`.
 
-    sides: hardware that was asked for; none: all that is usable here;  used: what tests are bound to
+    sides: hardware that was asked for; none: all that is usable here
+    used: hardware that the tests at hand are bound to
     Errors: DeviceError if some that was asked for cannot be used.
     """
     found = unusable({*(sides or ()), *used})
