@@ -117,7 +117,7 @@ def predictions(config, device, precision, length):
             mean, scale = ((1, 0.3) if name.endswith("norm.weight") else
                            (0, 1.0) if name.endswith(".bias") else (0, 0.2))
             yield name, (mean + scale * rng.standard_normal(row.shape)).astype(np.float32)
-    source = SimpleNamespace(config=config, weights=weights)
+    source = SimpleNamespace(path="drawn here", config=config, weights=weights)
     model = Model.from_file(source, open_backend(device, precision), trainable=False)
     decoder = model.decoder(1, length, training=False)
     ids = np.random.default_rng(1).integers(0, config.vocab_size, length).astype(np.int32)
