@@ -105,9 +105,10 @@ def test_a_variant_that_cannot_be_is_refused(name, settings, words):
 
 
 def test_the_settled_variant_goes_by_the_size():
-    few = ON_GPU | {"batch": 4, "length": 512}
-    assert variant_of("best", few).launch == "trees"
-    assert variant_of("best", ON_GPU) == Variant()
+    few = variant_of("best", ON_GPU | {"batch": 4, "length": 512})
+    many = variant_of("best", ON_GPU)
+    assert (few.launch, many.launch) == ("step", "kernels")
+    assert (many.master, many.one_update, many.attention) == (True, True, "cudnn")
     assert variant_of("best", ON_GPU | {"device": "cpu"}).attention == "own"
     assert all(variant_of(row.variant, ON_GPU) and row.why for row in SETTLED)
 

@@ -131,13 +131,15 @@ def _attention(device, step, finish):
 
 
 def _compile_cache():
-    """"warm" if what was compiled so far came off the disk, "cold" if not; None if nothing was."""
+    """"warm" if all graphs compiled so far came off the disk, "cold" if none, else "partly warm";
+    None if nothing was compiled. Single kernels may come off the disk where their graph did not."""
     from torch._dynamo.utils import counters
     found = [(name, count) for room in ("inductor", "aot_autograd")
              for name, count in counters[room].items() if "cache_" in name and count]
     if not found:
         return None
-    return "cold" if any(n.endswith(("_miss", "_bypass")) for n, _ in found) else "warm"
+    lost = [name.endswith(("_miss", "_bypass")) for name, _ in found]
+    return "cold" if all(lost) else "partly warm" if any(lost) else "warm"
 
 
 def _versions():

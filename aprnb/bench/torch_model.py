@@ -10,7 +10,7 @@ from ..errors import AprnbError
 
 ATTENTION = "aprnb_causal"  # what transformers calls our attention
 FIRST = {"cudnn": ("CUDNN_ATTENTION", "FLASH_ATTENTION", "MATH"),
-         "flash": ("FLASH_ATTENTION", "CUDNN_ATTENTION", "MATH")}
+         "flash": ("FLASH_ATTENTION",)}  # alone: in front of cuDNN, cuDNN ran all the same
 
 
 def hf_config(config):

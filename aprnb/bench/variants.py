@@ -16,7 +16,8 @@ class Variant:
 
     name: str = "plain"
     attention: str = "cudnn"
-    """What SDPA tries first: "cudnn", "flash", "own" (PyTorch's choice); "fa4" in its place."""
+    """What SDPA tries first: "cudnn", "own" (PyTorch's choice); "flash" alone; "fa4" in its place.
+    """
     grouped: bool = True
     """K and V keep their own heads; False: they are expanded to the query heads."""
     residual: str = "fp32"
@@ -68,10 +69,11 @@ class Settled:
     why: str
 
 
-SETTLED = (  # the first row that fits a case on a GPU in bf16
-    Settled("*", 4096, "own+trees", "few tokens: launched one by one, kernels wait for the host; "
-            "86,262 tokens/s at qwen2.5-0.5b/4x512"),
-    Settled("*", float("inf"), "plain", "134,900 tokens/s at qwen2.5-0.5b/16x1024"),
+SETTLED = (  # the first row that fits a case on a GPU in bf16; evidence/log.md has those that lost
+    Settled("*", 4096, "master+one-update+step-graph", "launched one by one, kernels wait for the "
+            "host; 102,811 tokens/s at qwen2.5-0.5b/4x512, own+trees 88,175"),
+    Settled("*", float("inf"), "master+one-update", "autocast writes every weight once more as "
+            "bfloat16; 139,122 tokens/s at qwen2.5-0.5b/16x1024, plain 134,247"),
 )
 
 
