@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from aprnb.errors import CheckError, UsageError
+from aprnb.errors import CheckError, DeviceError, UsageError
 from aprnb.proof.checkout import checkout
 from aprnb.proof.contracts.contract import Binding, Contract, Falsifier, Value
 from aprnb.proof.faults.fault import fault, registry
@@ -12,6 +12,7 @@ from aprnb.proof.faults.ledger import blank_entry, pending, read_ledger
 from aprnb.proof.faults.planting import Workshop
 from aprnb.proof.faults.reach import Reach
 from aprnb.proof.faults.trials import all_trials, record, run_trials
+from aprnb.proof.hardware import SIDES, UNASKED, idle, unusable
 
 PROBE = '''
 import pytest
@@ -183,6 +184,16 @@ def test_on_a_gpu_the_code_that_a_test_reaches_counts_too(copy):
             errors.write_text(change)
             assert pending(Reach(copy), trial.falsifier, "wrong-code", entry) == expect
         errors.write_text(text)
+
+
+def test_hardware_that_was_not_asked_for_is_left_out():
+    assert idle("faults run", (), {"cpu", "simulator"}) == {}
+    assert idle("faults run", (), SIDES) == unusable()
+    left = idle("faults run", ("cpu",), {"cpu", "simulator"})
+    assert left == {"simulator": UNASKED, "gpu": UNASKED}
+    if unusable():
+        with pytest.raises(DeviceError, match="faults run: --hardware gpu: no CUDA driver or GPU"):
+            idle("faults run", ("gpu",), {"cpu"})
 
 
 def test_what_is_recorded_where_nothing_can_run_stays_as_it_was(copy):
