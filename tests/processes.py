@@ -4,6 +4,8 @@ It ends whatever the test comes to, and whatever it started itself ends with it.
 measures anything: they end what hangs, on the busiest machine.
 """
 import contextlib
+import faulthandler
+import os
 import signal
 import subprocess
 import threading
@@ -15,6 +17,7 @@ from aprnb.proof.processes import end_session, session
 
 LIMIT = 300 * TIMES  # seconds of one process
 TEST_LIMIT = 600 * TIMES  # seconds of one test with its fixtures
+END_LIMIT = 2 * TEST_LIMIT  # seconds until the process of a test that does not hear of that ends
 
 
 def run(command, input=None, check=False, limit=LIMIT, **options):
@@ -68,13 +71,18 @@ def own_signals():
 
 @contextlib.contextmanager
 def time_limit(seconds, what):
-    """The test of this thread fails, wherever it is, after so many seconds."""
+    """The test of this thread fails, wherever it is, after so many seconds. One that comes back to
+    no line of Python, and so cannot fail, ends with its process, which says where it stands."""
     def late(*_):
         pytest.fail(f"not done after {seconds} s: {what}")
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)  # once more for what clears up
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds / 2)  # once more for what clears up
+    stderr = os.dup(2)  # pytest puts a file in its place while the test runs
+    faulthandler.dump_traceback_later(END_LIMIT, exit=True, file=stderr)
     try:
         yield
     finally:
+        faulthandler.cancel_dump_traceback_later()
+        os.close(stderr)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -29,7 +29,7 @@ def lanes(tmp_path):
         shutil.copy(ROOT / "tools/test", tmp_path / "tools/test")
         cases = "".join(f'*"{words}"*) {instead.get(name, "true")} ;;\n'
                         for words, name in LANES.items())
-        for name, text in (("tools/setup", "true"),
+        for name, text in (("tools/setup", instead.get("setup", "true")),
                            (".venv/bin/python", f'echo "$*" >> ran\ncase "$*" in\n{cases}esac')):
             (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
             (tmp_path / name).chmod(0o755)
@@ -71,16 +71,29 @@ def test_a_lane_that_hangs_is_ended_and_named(lanes, tmp_path):
     assert not pid.exists() or not alive(pid.read_text().strip())
 
 
+def test_a_lane_that_is_killed_by_another_was_not_too_slow(lanes):
+    """As where the machine has no memory left."""
+    done = processes.run([lanes(sim="kill -KILL $$")])
+    assert (done.returncode, last_line(done)) == (1, "tests: FAILED lanes: sim")
+    assert "=== sim: failed with 137" in done.stdout and "not done after" not in done.stdout
+
+
+def test_a_setup_that_fails_has_a_verdict_too(lanes):
+    done = processes.run([lanes(setup="exit 9")])
+    assert (done.returncode, last_line(done)) == (9, "tests: FAILED: no environment (tools/setup)")
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130),
                                           (signal.SIGHUP, 129)])
-def test_a_signal_ends_the_lane_too(lanes, tmp_path, number, code):
-    with processes.started([lanes(main=HANGS)], stdout=subprocess.PIPE, text=True) as run:
+@pytest.mark.parametrize("lane", ["setup", "main"])
+def test_a_signal_ends_the_lane_too(lanes, tmp_path, number, code, lane):
+    with processes.started([lanes(**{lane: HANGS})], stdout=subprocess.PIPE, text=True) as run:
         while not (tmp_path / "pid").exists():
             assert run.poll() is None
             time.sleep(0.01)
         run.send_signal(number)
         said, _ = run.communicate()
-    assert run.returncode == code and said.endswith("tests: ended by a signal in lane main\n")
+    assert run.returncode == code and said.endswith(f"tests: ended by a signal in {lane}\n")
     assert not alive((tmp_path / "pid").read_text().strip())
 
 

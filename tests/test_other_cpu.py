@@ -1,10 +1,10 @@
 """tools/test_other_cpu.py computes as another CPU does, or says why it cannot."""
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 from threadpoolctl import threadpool_info
 
@@ -12,7 +12,7 @@ TOOL = Path(__file__).parents[1] / "tools/test_other_cpu.py"
 
 
 def other_cpu(*arguments):
-    return subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True)
+    return processes.run([sys.executable, TOOL, *arguments])
 
 
 def blas_of_a_wheel():

@@ -10,7 +10,10 @@ from pathlib import Path
 import processes
 import pytest
 
+from aprnb.proof.processes import end_all_sessions
+
 HERE = Path(__file__).parent
+ENV = os.environ | {"PYTHONPATH": str(HERE.parent)}
 CHILD = ("import os, pathlib, sys, time; new = pathlib.Path(sys.argv[1] + '.new'); "
          "new.write_text(str(os.getpid())); new.rename(sys.argv[1])")
 FAMILY = f"""
@@ -60,6 +63,34 @@ def test_nor_does_a_limit(tmp_path):
         assert not (tmp_path / file).exists() or not alive((tmp_path / file).read_text())
 
 
+@pytest.mark.parametrize("whom", ["itself", "its group"])
+def test_nor_does_the_end_of_who_can_clear_up_nothing(tmp_path, whom):
+    """SIGKILL of the process that opened the session."""
+    kill = {"itself": os.kill, "its group": os.killpg}[whom]
+    text = f"""
+import sys
+from aprnb.proof.processes import session
+with session([sys.executable, "-c", {FAMILY!r}, {str(tmp_path / "pid")!r}]) as parent:
+    parent.wait()
+"""
+    with processes.started([sys.executable, "-c", text], env=ENV) as opener:
+        child = pid_in(tmp_path / "pid", opener)
+        kill(opener.pid, signal.SIGKILL)
+        opener.wait()
+        while alive(child):  # its limit is that of this test
+            time.sleep(0.01)
+
+
+def test_all_sessions_are_ended_without_a_wait_for_those_that_ended(tmp_path, monkeypatch):
+    """Also where nobody else takes note of their end: until then a process counts as running."""
+    monkeypatch.setattr("aprnb.proof.processes.GRACE", processes.LIMIT)
+    with family(tmp_path) as parent:
+        pid_in(tmp_path / "pid", parent)
+        with processes.time_limit(processes.LIMIT / 2, "end_all_sessions"):
+            end_all_sessions()
+        assert parent.returncode == -signal.SIGTERM
+
+
 def test_a_child_that_does_not_hear_sigterm_is_ended_too(tmp_path, monkeypatch):
     monkeypatch.setattr("aprnb.proof.processes.GRACE", 0.1)
     deaf = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {CHILD}; time.sleep(600)"
@@ -80,9 +111,6 @@ def inner(tmp_path):
         return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir",
                 tmp_path, tmp_path / "test_inner.py"]
     return command
-
-
-ENV = os.environ | {"PYTHONPATH": str(HERE.parent)}
 
 
 def test_what_the_parent_ignores_or_blocks_reaches_no_child(inner, tmp_path):
@@ -125,13 +153,28 @@ def test_a_test_that_waits_for_ever_is_named(inner):
 import threading
 import processes
 def test_before():
-    pass
+    processes.TEST_LIMIT = 0.5
 def test_waits():
+    processes.TEST_LIMIT = 600
     threading.Barrier(2).wait()
 def test_after():
     pass
-processes.TEST_LIMIT = 0.5
 """
     done = processes.run(inner(text), env=ENV)
     assert "not done after 0.5 s: test_inner.py::test_waits" in done.stdout
     assert done.returncode == 1 and "1 failed, 2 passed" in done.stdout
+
+
+def test_one_that_does_not_hear_that_ends_the_process_and_is_named(inner):
+    """As code that was compiled, which comes back to no line of Python."""
+    text = """
+import signal, time
+import processes
+def test_before():
+    processes.END_LIMIT = 0.5
+def test_waits():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    time.sleep(600)
+"""
+    done = processes.run(inner(text), env=ENV)
+    assert done.returncode == 1 and "test_inner.py\", line 8 in test_waits" in done.stderr

@@ -6,8 +6,10 @@ import subprocess
 import time
 
 GRACE = 5  # seconds between SIGTERM, at which a process can clear up, and SIGKILL
+# ends a session whose opener was killed and so ends nothing: its pipe closes without a line
+GUARD = f"read done || {{ kill -s TERM -- -$1; sleep {GRACE}; kill -s KILL -- -$1; }}"
 
-_open = set()  # leaders of the sessions that have not been ended
+_open = {}  # leader of a session that has not been ended -> its `reap`
 
 
 @contextlib.contextmanager
@@ -24,18 +26,23 @@ def session(command, **options):
 @contextlib.contextmanager
 def led_by(leader, reap=lambda: None):
     """A session that stands already, ended in the same way. Arguments: of end_session."""
-    _open.add(leader)
+    _open[leader], guard = reap, None
     try:
+        guard = subprocess.Popen(  # not in our group: what kills that one spares it
+            ["/bin/sh", "-c", GUARD, "guard", str(leader)], stdin=subprocess.PIPE, cwd="/",
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         yield
     finally:
         end_session(leader, reap)
-        _open.discard(leader)
+        _open.pop(leader, None)
+        if guard:
+            guard.communicate(b"done\n")
 
 
 def end_all_sessions():
     """End those of other threads too, which then need not be waited for."""
-    for leader in list(_open):
-        end_session(leader)
+    for leader, reap in list(_open.items()):
+        end_session(leader, reap)
 
 
 def end_session(leader, reap=lambda: None):
