@@ -8,15 +8,17 @@ from aprnb.errors import CheckError, DeviceError, UsageError
 from aprnb.proof.checkout import checkout
 from aprnb.proof.contracts.contract import Binding, Contract, Falsifier, Value
 from aprnb.proof.faults.fault import fault, registry
-from aprnb.proof.faults.ledger import blank_entry, pending, read_ledger
+from aprnb.proof.faults.ledger import blank_entry, enter, pending, read_ledger
 from aprnb.proof.faults.planting import Workshop
 from aprnb.proof.faults.reach import Reach
 from aprnb.proof.faults.trials import all_trials, record, run_trials
+from aprnb.proof.observe import run_tests
 from aprnb.proof.hardware import SIDES, UNASKED, idle, unusable
 
 PROBE = '''
 import pytest
-from aprnb.errors import CheckError, NotFoundError
+from aprnb.errors import (CheckError, DeviceError, DeviceMemoryError, MissingPackageError,
+                          NotFoundError, StorageError)
 CODE = NotFoundError.exit_code
 
 def test_sees():
@@ -32,6 +34,22 @@ def test_is_blind():
 def test_stumbles():
     {3: "three"}[CODE]
 
+@pytest.mark.parametrize("error", [StorageError, MissingPackageError, DeviceError,
+                                   DeviceMemoryError])
+def test_lacks(error):
+    if CODE != 3:
+        raise error("this machine has none")
+
+def test_leaves():
+    if CODE != 3:
+        pytest.skip("no such code here")
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_counts(n):
+    with open("counted", "a") as out:
+        print(n, file=out)
+    assert n < 2 or CODE == 3
+
 def test_is_red_anyway():
     assert CODE == 5
 
@@ -45,6 +63,7 @@ def test_is_simulated():
 WRONG_CODE = fault("wrong-code", "a missing file ends with 4", "ours", cpu=[
     ("aprnb/errors.py", 'does not exist."""\n\n    exit_code = 3',
      'does not exist."""\n\n    exit_code = 4')])
+ON_BOTH = replace(WRONG_CODE, plants=WRONG_CODE.plants | {"gpu": WRONG_CODE.plants["cpu"]})
 
 
 @pytest.mark.parametrize("entry", registry().values(), ids=lambda f: f.id)
@@ -89,7 +108,7 @@ def test_seen_and_unseen_faults_are_told_apart(copy):
     seen, refused, blind, stumbled, red, skipped = run(copy, *map(trial_of, (
         "test_sees", "test_refuses", "test_is_blind", "test_stumbles", "test_is_red_anyway",
         "test_is_skipped")))
-    assert "tests/test_probe.py:7 AssertionError: assert 4 == 3" in seen.red_with
+    assert "tests/test_probe.py:8 AssertionError: assert 4 == 3" in seen.red_with
     assert seen.green_without and not seen.problem and not seen.skipped
     assert "CheckError: three is right" in refused.red_with and not refused.problem
     assert "green with the fault" in blind.problem and blind.red_with is None
@@ -97,6 +116,24 @@ def test_seen_and_unseen_faults_are_told_apart(copy):
     assert "red without the fault" in red.problem and red.green_without is False
     assert skipped.skipped == "no such thing here" and not skipped.problem
     assert (copy / "aprnb/errors.py").read_text() == before, "planted in the checkout"
+
+
+def test_what_a_machine_lacks_is_no_judgement(copy):
+    """Of a full disk, a busy GPU or a package that is gone no fault is to blame."""
+    lacks, leaves = run(copy, trial_of("test_lacks"), trial_of("test_leaves"))
+    assert "red by accident" in lacks.problem and "this machine has none" in lacks.problem
+    assert leaves.problem == "skipped with the fault: no such code here" and not leaves.red_with
+
+
+def test_a_trial_ends_with_its_first_judgement(copy):
+    """What follows says no more; of models in the simulator it takes a minute."""
+    with Workshop(copy) as shop, shop.planted(WRONG_CODE.plants["cpu"]):
+        seen = run_tests(shop.root, [trial_of("test_counts").tests[0]], "cpu", 100, until_red=True)
+        assert (shop.root / "counted").read_text().split() == ["1", "2"]
+    assert [o.outcome for o in seen] == ["passed", "failed"]
+    result, = run(copy, trial_of("test_counts"))
+    assert "assert (2 < 2 or 4 == 3)" in result.red_with and not result.problem
+    (copy / "counted").unlink()
 
 
 def test_a_fault_that_no_longer_fits_is_one_bad_row(copy):
@@ -178,12 +215,51 @@ def test_on_a_gpu_the_code_that_a_test_reaches_counts_too(copy):
         trial = replace(trial, falsifier=replace(trial.falsifier, binding=replace(
             trial.falsifier.binding, hardware=hardware)))
         entry = blank_entry(Reach(copy), trial.falsifier)
-        entry["red"]["wrong-code"] = "there"
+        enter(entry, ON_BOTH, "there")
         for change, expect in ((text + "\nUNRELATED = 1\n", ""),
                                (text.replace("exit_code = 3", "exit_code = 4"), waits)):
             errors.write_text(change)
-            assert pending(Reach(copy), trial.falsifier, "wrong-code", entry) == expect
+            assert pending(Reach(copy), trial.falsifier, ON_BOTH, entry) == expect
         errors.write_text(text)
+
+
+def on_a_gpu(trial, *faults):
+    return replace(trial, falsifier=replace(trial.falsifier, binding=replace(
+        trial.falsifier.binding, hardware="gpu", faults=("wrong-code", *faults))))
+
+
+def test_recording_one_fault_vouches_for_no_other_that_was_seen_in_other_code(copy):
+    trial, errors = on_a_gpu(trial_of("test_refuses"), "another"), copy / "aprnb/errors.py"
+    trial = replace(trial, fault=ON_BOTH)
+    text, seen = errors.read_text(), run(copy, trial_of("test_refuses"))[0]
+    (copy / "contracts/seen-red.json").unlink(missing_ok=True)
+    another = replace(trial, fault=replace(ON_BOTH, id="another"))
+    record(copy, [trial, another], [seen, replace(seen, id="another")], every=True)
+
+    def waits():
+        entry = read_ledger(copy)[trial.falsifier.id]
+        return [pending(Reach(copy), trial.falsifier, f, entry) for f in (ON_BOTH, another.fault)]
+    assert waits() == ["", ""]
+    record(copy, [trial], [seen], every=False)
+    assert waits() == ["", ""], "nothing changed"
+    errors.write_text(text.replace("exit_code = 5", "exit_code = 50"))
+    assert all("the code that it reaches changed" in why for why in waits())
+    record(copy, [trial], [seen], every=False)
+    assert waits()[0] == "" and waits()[1]
+    errors.write_text(text)
+
+
+def test_on_a_gpu_another_plant_of_a_fault_waits_too(copy):
+    trial = replace(on_a_gpu(trial_of("test_refuses")), fault=ON_BOTH)
+    seen = run(copy, trial_of("test_refuses"))
+    (copy / "contracts/seen-red.json").unlink(missing_ok=True)
+    record(copy, [trial], seen, every=True)
+    entry, reach = read_ledger(copy)[trial.falsifier.id], Reach(copy)
+    assert pending(reach, trial.falsifier, ON_BOTH, entry) == ""
+    plant, = ON_BOTH.plants["gpu"]
+    softer = replace(ON_BOTH, plants={"gpu": (replace(plant, new="another text"),)})
+    assert pending(reach, trial.falsifier, softer, entry) == (
+        "the fault itself changed since it was seen red")
 
 
 def test_hardware_that_was_not_asked_for_is_left_out():
@@ -202,7 +278,7 @@ def test_what_is_recorded_where_nothing_can_run_stays_as_it_was(copy):
     def recorded(*results):
         record(copy, [trial], results, every=True)
         return read_ledger(copy)["FALSIFY-test_sees"]
-    (copy / "contracts/seen-red.json").unlink()
+    (copy / "contracts/seen-red.json").unlink(missing_ok=True)
     assert recorded(*run(copy, trial, unusable=away))["red"] == {}
     assert "never recorded" in run(copy, trial, ledger=read_ledger(copy))[0].problem
     seen = recorded(*run(copy, trial))
@@ -220,7 +296,7 @@ def test_a_damaged_ledger_is_named(copy, text):
     (copy / "contracts/seen-red.json").write_text(text)
     with pytest.raises(CheckError, match="^contracts/seen-red.json: damaged .* take it from git"):
         read_ledger(copy)
-    (copy / "contracts/seen-red.json").unlink()
+    (copy / "contracts/seen-red.json").unlink(missing_ok=True)
 
 
 def test_a_fault_that_is_no_longer_seen_leaves_the_ledger(copy):

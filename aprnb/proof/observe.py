@@ -15,6 +15,7 @@ from .processes import session
 PLUGIN = "aprnb.proof.observer"
 WHERE = "APRNB_OBSERVATIONS"  # environment: the file that the plugin writes
 WANTED = "APRNB_WANTED"  # environment: the nodes that it keeps, one a line
+UNTIL_RED = "APRNB_UNTIL_RED"  # environment: "1" to end with the first judgement
 NOW = ".now"  # behind the name of the file that it writes: one with the test that runs
 SELECTION = {"cpu": "not sim and not gpu", "simulator": "sim", "gpu": "gpu"}
 SOFTENERS = ("PYTHONOPTIMIZE", "PYTHONWARNINGS")  # no assertions; no warnings that are errors
@@ -44,12 +45,13 @@ class Observation:
         return self.node == node or self.node.startswith((f"{node}[", f"{node}::"))
 
 
-def run_tests(root, nodes, hardware, timeout, log=None, server=None):
+def run_tests(root, nodes, hardware, timeout, log=None, server=None, until_red=False):
     """Observations of all tests that `nodes` name and that run on `hardware`.
 
     root: the checkout;  hardware: cpu, simulator or gpu;  timeout: seconds for all of them;
     log: text file that gets what pytest printed;  server: PytestServer of this checkout and
-    hardware that runs them; without one they get an interpreter of their own.
+    hardware that runs them; without one they get an interpreter of their own;
+    until_red: what follows the first test that fails by its own judgement is not run.
     Whole files are collected, so that a node which is not there, or a file that cannot be read,
     stops no other. A process that ends in any other way than with a report is one observation, an
     error, of the test that ran. Whatever the tests started has ended too.
@@ -60,7 +62,7 @@ def run_tests(root, nodes, hardware, timeout, log=None, server=None):
                                   "have; in a checkout `tools/setup test` brings it into .venv")
     with tempfile.TemporaryDirectory(prefix="aprnb-observe-") as folder:
         report, printed = Path(folder) / "observations.jsonl", Path(folder) / "printed.txt"
-        wanted = {WHERE: str(report), WANTED: "\n".join(nodes)}
+        wanted = {WHERE: str(report), WANTED: "\n".join(nodes), UNTIL_RED: str(int(until_red))}
         # a conftest.py above tests/ could soften them, and no digest knows of it
         arguments = ["-q", "-p", PLUGIN, "-p", "no:cacheprovider",
                      "--continue-on-collection-errors", "--confcutdir=tests",

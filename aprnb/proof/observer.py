@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 import aprnb
-from aprnb.errors import AprnbError
-from aprnb.proof.observe import NOW, WANTED, WHERE
+from aprnb.errors import (AprnbError, DeviceError, DeviceMemoryError, MissingPackageError,
+                          StorageError)
+from aprnb.proof.observe import NOW, UNTIL_RED, WANTED, WHERE
 
 JUDGEMENTS = AssertionError, pytest.fail.Exception, AprnbError
+OF_THE_MACHINE = DeviceError, DeviceMemoryError, MissingPackageError, StorageError  # no judgements
 MOST = 1000  # characters of what a test says
 
 _seen = {}  # node -> what its phases have said so far
@@ -48,9 +50,12 @@ def _now(node):
 def pytest_runtest_makereport(item, call):
     report = yield
     if call.excinfo is not None:
-        report.judged = call.excinfo.errisinstance(JUDGEMENTS)
+        report.judged = (call.excinfo.errisinstance(JUDGEMENTS)
+                         and not call.excinfo.errisinstance(OF_THE_MACHINE))
         report.says = _first_line(call.excinfo)
         report.where = _place(call.excinfo, Path(item.config.rootpath))
+        if report.judged and report.when == "call" and os.environ[UNTIL_RED] == "1":
+            item.session.shouldfail = "red"
     return report
 
 

@@ -19,11 +19,12 @@ class Bench(Workshop):
         self._stack.close()
         super().__exit__(*exception)
 
-    def run_tests(self, nodes, hardware, timeout):
+    def run_tests(self, nodes, hardware, timeout, until_red=False):
         """Observations of tests in the copy as it stands; arguments of observe.run_tests."""
         again = hardware in self._used  # the second trial is the first that a server is cheaper for
         self._used.add(hardware)
         if again and hardware in SERVED and hardware not in self._servers:
             self._servers[hardware] = self._stack.enter_context(
                 PytestServer(self.root, environment(self.root, hardware)))
-        return run_tests(self.root, nodes, hardware, timeout, server=self._servers.get(hardware))
+        return run_tests(self.root, nodes, hardware, timeout, server=self._servers.get(hardware),
+                         until_red=until_red)

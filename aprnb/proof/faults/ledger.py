@@ -3,8 +3,9 @@
 A falsifier counts because a planted fault turned it red. When its test changes afterwards, nobody
 knows whether it still would, in every assertion: so the ledger keeps a digest of what the test
 reaches in tests/ (reach.py), and a change asks to be read and recorded again. Where a GPU is needed
-it keeps a second digest, of what the test reaches in the package: on a machine without one nothing
-is run, so that it was seen red is known of that code alone. Files of data are not in it.
+it keeps a digest, too, of what the test reaches in the package and one of each fault's plants: on a
+machine without one nothing is run, so that it was seen red is known of these alone. Files of data
+are not in it.
 """
 import hashlib
 import json
@@ -27,6 +28,7 @@ def read_ledger(root):
     try:
         entries = json.loads(path.read_text())["falsifiers"]
         return {id: e | {"digest": e["digest"], "red": dict(e["red"])}
+                | ({"plants": dict(e["plants"])} if "plants" in e else {})
                 for id, e in entries.items()}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckError(f"{NAME}: damaged ({type(error).__name__} {error}); take it from git, or "
@@ -55,8 +57,25 @@ def blank_entry(reach, falsifier):
     entry = {"digest": digest_of_tests(reach, binding.tests, binding.value),
              "hardware": binding.hardware, "red": {}}
     if binding.hardware == "gpu":
-        entry["package"] = _digest(reach, binding.tests, in_tests=False)
+        entry |= {"package": _digest(reach, binding.tests, in_tests=False), "plants": {}}
     return entry
+
+
+def enter(entry, fault, where):
+    """Note in an entry where a fault, as it stands, turned its falsifier red."""
+    entry["red"][fault.id] = where
+    if "plants" in entry:
+        entry["plants"][fault.id] = _digest_of_plants(fault)
+
+
+def keep(entry, known):
+    """Take into a new entry what an older one says, if all that it was seen in is the same; of a
+    fault that was seen in other code nobody knows any more."""
+    parts = ("digest", "hardware", "package")
+    if all(entry.get(part) == known.get(part) for part in parts):
+        entry["red"] |= known["red"]
+        if "plants" in entry:
+            entry["plants"] |= known.get("plants", {})
 
 
 def changed(reach, falsifier, entry):
@@ -68,13 +87,15 @@ def changed(reach, falsifier, entry):
 
 
 def pending(reach, falsifier, fault, entry):
-    """Why nobody knows that a fault turns a falsifier red as both stand, for one that cannot be run
+    """Why nobody knows that a Fault turns a falsifier red as both stand, for one that cannot be run
     here; "" if it was seen."""
-    if entry is None or fault not in entry["red"]:
+    if entry is None or fault.id not in entry["red"]:
         return "never seen red"
     now = blank_entry(reach, falsifier)
     what = changed(reach, falsifier, entry) or (
-        "the code that it reaches" if now.get("package") != entry.get("package") else "")
+        "the code that it reaches" if now.get("package") != entry.get("package") else
+        "the fault itself" if "plants" in now
+        and _digest_of_plants(fault) != entry.get("plants", {}).get(fault.id) else "")
     return what and f"{what} changed since it was seen red"
 
 
@@ -84,6 +105,10 @@ def digest_of_tests(reach, nodes, value=None):
     value: contract.Value, the gate of a number that the tests report: it judges too.
     """
     return _digest(reach, nodes, in_tests=True, more=repr(value) if value else "")
+
+
+def _digest_of_plants(fault):
+    return hashlib.sha256(repr(fault.plants["gpu"]).encode()).hexdigest()
 
 
 def _digest(reach, nodes, in_tests, more=""):

@@ -14,7 +14,7 @@ from ..hardware import SIDES
 from ..observe import run_tests
 from ..processes import end_all_sessions
 from .bench import Bench
-from .ledger import NAME, blank_entry, changed, pending, read_ledger, write_ledger
+from .ledger import NAME, blank_entry, changed, enter, keep, pending, read_ledger, write_ledger
 from .reach import Reach
 
 MISSING = "not installed"  # in the reason of a test that lacks a package: no fault of the test
@@ -142,7 +142,7 @@ def _one(reach, trial, green, benches, ledger):
     shop = benches.get()
     try:
         with shop.planted(trial.fault.plants[trial.hardware]):
-            seen = shop.run_tests(trial.tests, trial.hardware, RED_TIMEOUT)
+            seen = shop.run_tests(trial.tests, trial.hardware, RED_TIMEOUT, until_red=True)
     except CheckError as misfit:
         return _result(trial, green_without=True, problem=str(misfit))
     finally:
@@ -161,13 +161,16 @@ def _judge(seen):
     stumbled = next((o for o in seen if o.outcome in ("failed", "error")), None)
     if stumbled:
         return None, f"red by accident: {stumbled.where} {stumbled.reason}"
+    left = next((o for o in seen if o.outcome == "skipped"), None)
+    if left and all(o.outcome == "skipped" for o in seen):
+        return None, f"skipped with the fault: {left.reason}"
     return None, "green with the fault: the falsifier does not see it"
 
 
 def _skipped(reach, trial, reason, ledger):
     """Nothing was run, for want of hardware or of a package."""
     entry = (ledger or {}).get(trial.falsifier.id)
-    waits = "" if ledger is None else pending(reach, trial.falsifier, trial.fault.id, entry)
+    waits = "" if ledger is None else pending(reach, trial.falsifier, trial.fault, entry)
     return _result(trial, skipped=reason, pending=waits)
 
 
@@ -211,11 +214,11 @@ def record(checkout, trials, results, every):
             continue
         if falsifier.id not in fresh or fresh[falsifier.id] is known:
             fresh[falsifier.id] = blank_entry(reach, falsifier)
-            if not every and known and not changed(reach, falsifier, known):
-                fresh[falsifier.id]["red"] |= known["red"]
+            if not every and known:
+                keep(fresh[falsifier.id], known)
         fresh[falsifier.id]["red"].pop(fault, None)
         if result.red_with:
-            fresh[falsifier.id]["red"][fault] = result.red_with
+            enter(fresh[falsifier.id], trial.fault, result.red_with)
     write_ledger(checkout, fresh if every else before | fresh)
 
 
