@@ -6,7 +6,7 @@ import pytest
 
 from aprnb.proof.checkout import checkout
 from aprnb.proof.contracts.contract import Value, load_contracts
-from aprnb.proof.faults.ledger import changed, digest_of_tests, read_ledger
+from aprnb.proof.faults.ledger import blank_entry, changed, digest_of_tests
 from aprnb.proof.faults.reach import Reach
 
 TESTS = """
@@ -139,6 +139,68 @@ def test_the_digest_covers_what_a_test_reaches_and_nothing_else(place, file, old
     assert (digest(place) != before) is counts
 
 
+WAYS = {  # what a test says -> a line of tests/soft.py that judges it; {} stands for 1 or 2
+    "star import": ("from soft import *\ndef test_way():\n    assert limit()",
+                    "def limit():\n    return {}"),
+    "module by another name": ("import soft\ndef test_way():\n    own = soft\n    own.limit()",
+                               "def limit():\n    return {}"),
+    "module as an argument": ("import soft\ndef test_way(monkeypatch):\n"
+                              "    monkeypatch.setattr(soft, 'A', 1)", "A = {}"),
+    "keyword-only argument": ("from soft import here\ndef test_way(*, here):\n    pass",
+                              "import pytest\n@pytest.fixture\ndef here():\n    return {}"),
+    "argument of a method": ("from soft import here\nclass test_way:\n"
+                             "    def test_method(self, here):\n        pass",
+                             "import pytest\n@pytest.fixture\ndef here():\n    return {}"),
+    "fixture with another name": ("from soft import _own\ndef test_way(here):\n    assert here",
+                                  "import pytest\n@pytest.fixture(name='here')\ndef _own():\n"
+                                  "    return {}"),
+    "fixture asked for by its name": ("from soft import here\ndef test_way(request):\n"
+                                      "    request.getfixturevalue('here')",
+                                      "import pytest\n@pytest.fixture\ndef here():\n    return {}"),
+    "fixture that is imported and used by all": (
+        "from soft import here\ndef test_way():\n    pass",
+        "import pytest\n@pytest.fixture(autouse=True)\ndef here():\n    return {}"),
+    "fixture of a fixture elsewhere": (
+        "import pytest\nimport soft\nfrom outer import outer\n@pytest.fixture\n"
+        "def inner():\n    return soft.A\ndef test_way(outer):\n    pass", "A = {}"),
+    "setup of pytest": ("import soft\ndef setup_function(f):\n    soft.limit()\n"
+                        "def test_way():\n    pass", "def limit():\n    return {}"),
+    "parametrised by a hook": ("import soft\ndef pytest_generate_tests(metafunc):\n"
+                               "    metafunc.parametrize('x', soft.CASES)\n"
+                               "def test_way(x):\n    assert x", "CASES = [{}]"),
+    "change of an imported module": ("import soft, other\nother.LIMIT = soft.A\n"
+                                     "def test_way():\n    assert 1", "A = {}"),
+    "call when it is imported": ("import pytest\nimport soft\npytest.skip(soft.A)\n"
+                                 "def test_way():\n    assert 1", "A = {}"),
+    "name of a with": ("from soft import A\ndef test_way():\n    assert A",
+                       "with open('x', {}) as A:\n    pass"),
+    "global of a function": ("from soft import A\ndef test_way():\n    assert A",
+                             "A = 1\ndef change():\n    global A\n    A = {}\nchange()"),
+    "program, in brackets": ("def test_way():\n    'from soft import (one,\\n        limit)'",
+                             "def limit():\n    return {}"),
+    "program by -m": ("import sys\ndef test_way():\n    [sys.executable, '-m', 'soft', 'x']",
+                      "print({})"),
+    "import by name": ("import importlib\ndef test_way():\n    importlib.import_module('soft')",
+                       "A = {}"),
+    "line with # in a text": ("from soft import A\ndef test_way():\n    assert A",
+                              'A = """\n# {}\n"""'),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_a_line_that_judges_is_followed(place, way):
+    test, line = WAYS[way]
+    (place / "tests/test_small.py").write_text(test + "\n")
+    (place / "tests/other.py").write_text("LIMIT = 1\n")
+    (place / "tests/outer.py").write_text(
+        "import pytest\n@pytest.fixture\ndef outer(inner):\n    return inner\n")
+    known = set()
+    for value in 1, 2:
+        (place / "tests/soft.py").write_text(line.replace("{}", str(value)) + "\n")
+        known.add(digest(place, "test_way"))
+    assert len(known) == 2
+
+
 def test_the_gate_of_a_number_judges_too(place):
     gate = Value("loss", "nats", 0.05, 8.35, None)
     known = {digest(place), digest(place, value=gate), digest(place, value=replace(gate, upper=99))}
@@ -151,20 +213,19 @@ def test_the_gate_of_a_number_judges_too(place):
     ("tolerance", "def in_order(a, b):\n    print(a)", "in_order")])
 def test_one_line_in_a_helper_makes_only_those_entries_stale_that_reach_it(
         tmp_path, helper, added, stale):
-    """Of the ledger of this checkout."""
+    """Of what the ledger of this checkout would be if it were recorded now."""
     root = checkout()
     for room in ("aprnb", "tests"):
         shutil.copytree(root / room, tmp_path / room,
                         ignore=shutil.ignore_patterns("__pycache__", "data"))
-    ledger, now = read_ledger(root), Reach(root)
-    entries = {f: ledger[f.id] for c in load_contracts() for f in c.falsifiers if f.id in ledger}
-    fresh = {f for f, entry in entries.items() if not changed(now, f, entry)}
+    now = Reach(root)
+    entries = {f: blank_entry(now, f) for c in load_contracts() for f in c.falsifiers}
     path = tmp_path / f"tests/{helper}.py"
     head = added.partition("\n")[0]
     text = path.read_text()
     path.write_text(text.replace(head, added) if head else text + added)
     after = Reach(tmp_path)
-    want = {f for f in fresh if any(piece.name == stale and piece.file == f"tests/{helper}.py"
+    want = {f for f in entries if any(piece.name == stale and piece.file == f"tests/{helper}.py"
                                     for node in f.binding.tests for piece in now.of(node))}
-    assert {f for f in fresh if changed(after, f, entries[f])} == want
-    assert (want == set()) is (stale == "none") and len(want) < len(fresh)
+    assert {f for f in entries if changed(after, f, entries[f])} == want
+    assert (want == set()) is (stale == "none") and len(want) < len(entries)

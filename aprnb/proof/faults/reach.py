@@ -1,13 +1,16 @@
 """What a test reaches: the functions, classes and constants that it names, and what those name.
 
 Names are followed through one module, through imports (inside functions too), into tests/ and into
-the package. A test reaches the fixtures that its arguments name and those that every test uses. Of
-programs in a text, what they import from tests/ is reached; a text that is the name of an op
-reaches the ops of that name, which is how tests ask for kernels. A module's other statements belong
-to the names that they assign or mention. What is found at run time in another way is not seen: a
-method through an object whose class is not named, a verb that the command line loads by its name.
+the package. A test reaches the fixtures that its arguments name, as pytest finds them, and what
+pytest calls for every test. Of programs in a text, what they import from tests/ is reached; a text
+that is the name of an op reaches the ops of that name, which is how tests ask for kernels. A module
+of tests/ that is handed on is reached as a whole. A module's other statements belong to the names
+that they assign or mention; one that acts on what is imported, to all that reaches the module. Of
+conftest.py hooks do not count. What is found at run time in another way is not seen: a method
+through an object whose class is not named, a verb that the command line loads by its name.
 """
 import ast
+import itertools
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +19,11 @@ from pathlib import Path
 CONFTEST = "conftest"
 OPS = ("aprnb/oracle", "aprnb/kernels", "aprnb/kernels/sm80", "aprnb/kernels/sm90")
 WORD = re.compile(r"\w+")
-IMPORTED = re.compile(r"\bfrom (\w+) import ([\w, ]+)")  # in programs that a text holds
+IMPORTED = re.compile(r"\bfrom (\w+) import ([\w, ]+|\([^)]*\))")  # in programs that a text holds
 WHOLE = re.compile(r"\bimport ([\w, ]+)|\b(\w+)\.py\b")
+BY_PYTEST = ("pytestmark", "pytest_generate_tests", "setup_module", "teardown_module",
+             "setup_function", "teardown_function")  # what it looks for in a module of tests
+EFFECTS = "on import"  # in place of a name: statements that act on what is imported
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Reach:
 
     def __init__(self, root):
         self.root = Path(root)
-        self._modules, self._leads = {}, {}
+        self._modules, self._leads, self._fixtures, self._reached = {}, {}, {}, {}
 
     def of(self, node):
         """Every Piece that a test reaches, in the order of file and name.
@@ -44,18 +50,30 @@ class Reach:
         node: "tests/test_x.py::test_y", perhaps with a parametrisation behind it.
         """
         file, _, name = node.partition("::")
-        module, conftest = self._module(self.root / file), self._beside(self.root / file, CONFTEST)
-        open_ = [(module, re.split(r"\[|::", name)[0]), (module, "pytestmark")]
-        for place in filter(None, (module, conftest)):
-            open_ += [(place, fixture) for fixture in place.used_by_every_test]
+        key = file, re.split(r"\[|::", name)[0]
+        if key not in self._reached:
+            self._reached[key] = self._pieces(self._module(self.root / file), key[1])
+        return self._reached[key]
+
+    def _pieces(self, module, test):
+        conftest = self._beside(module.path, CONFTEST)
+        places = [place for place in (module, conftest) if place]
+        open_ = [(module, test), *((module, name) for name in BY_PYTEST)]
+        open_ += [lead for place in places for lead, every in self._fixtures_in(place) if every]
         seen = set()
         while open_:
-            place = open_.pop()
-            if place not in seen:
-                seen.add(place)
-                open_ += self._leads_to(*place)
+            lead = place, name = open_.pop()
+            if lead in seen:
+                continue
+            seen.add(lead)
+            if place is None:  # a fixture: pytest looks for it where the test stands
+                open_ += [own for each in places for own, _ in self._fixtures_in(each, name)]
+                continue
+            open_ += self._leads_to(*lead)
+            if place is not conftest:
+                open_.append((place, EFFECTS))
         pieces = {Piece(module.path.relative_to(self.root).as_posix(), name, code)
-                  for module, name in seen for code in module.codes(name)}
+                  for module, name in seen if module for code in module.codes(name)}
         return sorted(pieces, key=lambda p: (p.file, p.name, p.code))
 
     def _leads_to(self, module, name):
@@ -66,6 +84,11 @@ class Reach:
                 leads += self._imported(module, *target)
             for statement in module.statements.get(name, ()):
                 leads += self._named(module, statement)
+                if name in _globals(statement):
+                    leads.append((module, statement.name))
+            if name not in module.statements and name not in module.imports:
+                for dots, path, _ in module.imports.get("*", ()):
+                    leads += self._imported(module, dots, path, name)
         return self._leads[module, name]
 
     def _named(self, module, statement):
@@ -73,31 +96,47 @@ class Reach:
         for head, *rest in said.chains:
             yield module, head
             for target in (*module.imports.get(head, ()), *inside.get(head, ())):
-                yield from self._imported(module, *target, *rest)
-        if not module.path.is_relative_to(self.root / "tests"):
+                yield from self._imported(module, *target, *rest, whole=not rest)
+        if not self._in_tests(module):
             return
-        conftest = self._beside(module.path, CONFTEST)
-        for fixture in said.fixtures:
-            yield from ((place, fixture) for place in (module, conftest) if place)
+        yield from ((None, fixture) for fixture in said.fixtures)
         for text in said.texts:
             yield from self._in_text(module, text)
 
-    def _imported(self, module, dots, path, *rest):
+    def _in_tests(self, module):
+        return module.path.is_relative_to(self.root / "tests")
+
+    def _fixtures_in(self, module, wanted=None):
+        """[((module, name), whether every test uses it)] of the fixtures that a module defines or
+        imports; of those only that pytest knows as `wanted`."""
+        if module not in self._fixtures:
+            known = self._fixtures[module] = [(visible, (module, name), every)
+                                              for visible, name, every in module.fixtures]
+            for target in itertools.chain(*module.imports.values()):
+                for found, name in self._imported(module, *target):
+                    if self._in_tests(found):
+                        self._fixtures_in(found)
+                        known += [each for each in self._fixtures[found] if each[1][1] == name]
+        return [each[1:] for each in self._fixtures[module] if wanted in (None, each[0])]
+
+    def _imported(self, module, dots, path, *rest, whole=False):
         """What `rest` leads to, the first of it being imported from `path`: modules as far as there
-        are any, then a name in the last one; none: nothing."""
+        are any, then a name in the last one; none: nothing, or all if `whole` and it is a test's.
+        """
         parts = [*filter(None, path.split(".")), *rest]
         folders = [module.path.parents[dots - 1]] if dots else [self.root, module.path.parent]
         for depth in range(len(parts), 0 if not dots else -1, -1):
             for folder in folders:
                 if found := self._module(folder.joinpath(*parts[:depth])):
                     wanted = parts[depth:depth + 1]
-                    return [(found, n) for n in (found.statements if wanted == ["*"] else wanted)]
+                    if wanted == ["*"] or not wanted and whole and self._in_tests(found):
+                        wanted = found.statements
+                    return [(found, name) for name in wanted]
         return []
 
     def _in_text(self, module, text):
         if text.isidentifier():
-            files = (file for folder in OPS for file in (self.root / folder).glob("*.py"))
-            yield from ((op, text) for op in map(self._module, files) if text in op.functions)
+            yield from ((op, text) for op in self._ops if text in op.functions)
             return
         for name, wanted in IMPORTED.findall(text):
             if found := self._beside(module.path, name):
@@ -106,6 +145,11 @@ class Reach:
             for name in WORD.findall(names) + [script] * bool(script):
                 if found := self._beside(module.path, name):
                     yield from ((found, each) for each in found.statements)
+
+    @cached_property
+    def _ops(self):
+        files = (file for folder in OPS for file in (self.root / folder).glob("*.py"))
+        return [self._module(file) for file in sorted(files)]
 
     def _beside(self, path, name):
         return self._module(path.parent / name)
@@ -127,12 +171,17 @@ class _Module:
         text = path.read_text()
         self.path, self._lines = path, text.splitlines()
         self.statements, self.imports = {}, {}
-        for statement in ast.parse(text).body:
+        body = ast.parse(text)
+        self._in_texts = {line for node in ast.walk(body)
+                          if isinstance(node, ast.JoinedStr | ast.Constant)
+                          for line in range(node.lineno, node.end_lineno)}
+        for statement in body.body:
             imports = _imports(statement)
             for name, targets in imports.items():
                 self.imports.setdefault(name, []).extend(targets)
             if not isinstance(statement, ast.Import | ast.ImportFrom):
-                for name in _subjects(statement):
+                acts = {EFFECTS} if _acted_on(statement) & self.imports.keys() else set()
+                for name in _subjects(statement) | acts:
                     self.statements.setdefault(name, []).append(statement)
 
     def codes(self, name):
@@ -141,9 +190,9 @@ class _Module:
 
     def _code(self, statement):
         first = min([statement.lineno, *(d.lineno for d in _decorators(statement))])
-        lines = self._lines[first - 1:statement.end_lineno]
-        return "\n".join(line.rstrip() for line in lines
-                         if line.strip() and not line.lstrip().startswith("#"))
+        lines = enumerate(self._lines[first - 1:statement.end_lineno], first - 1)
+        return "\n".join(line.rstrip() for i, line in lines if i in self._in_texts  # or of code:
+                         or line.strip() and not line.lstrip().startswith("#"))
 
     @cached_property
     def functions(self):
@@ -152,23 +201,46 @@ class _Module:
                 if any(isinstance(statement, ast.FunctionDef) for statement in own)}
 
     @cached_property
-    def used_by_every_test(self):
-        """Names of fixtures with autouse=True."""
-        return [name for name, own in self.statements.items() for statement in own
-                for decorator in _decorators(statement)
-                if isinstance(decorator, ast.Call)
-                and any(k.arg == "autouse" for k in decorator.keywords)]
+    def fixtures(self):
+        """[(name for pytest, name here, whether every test uses it)]."""
+        found = []
+        for name, own in self.statements.items():
+            for call in (call for statement in own for call in _decorators(statement)):
+                if "'fixture'" in ast.dump(call):
+                    given = {k.arg: k.value for k in getattr(call, "keywords", ())}
+                    visible = getattr(given.get("name"), "value", name)
+                    found.append((visible, name, "autouse" in given))
+        return found
 
 
 def _decorators(statement):
+    if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
+        return [statement.value.func]  # name = decorator(function)
     return getattr(statement, "decorator_list", ())
+
+
+def _globals(statement):
+    """What a function of the module assigns in the module."""
+    return {name for node in ast.walk(statement) if isinstance(node, ast.Global)
+            for name in node.names} if isinstance(statement, ast.FunctionDef) else set()
+
+
+def _acted_on(statement):
+    """Names of which a top-level statement calls or changes something, beside functions."""
+    nodes = [] if isinstance(statement, ast.FunctionDef | ast.ClassDef) else ast.walk(statement)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            found.add(_root(node.value.func))
+        found |= {_root(t) for t in _targets(node) if not isinstance(t, ast.Name)}
+    return found - {None}
 
 
 def _subjects(statement):
     """The names that a statement is about: what it defines or changes, else all that it mentions.
     Of a branch at the top level, what it defines."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return {statement.name}
+        return {statement.name} | _globals(statement)
     nodes = list(ast.walk(statement))
     changed = {_root(target) for n in nodes for target in _targets(n)}
     changed |= {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
@@ -216,18 +288,28 @@ class _Said:
 
     def __init__(self, statement):
         self.chains, self.texts, self.fixtures = set(), set(), set()
+        heads = {id(n.value) for n in ast.walk(statement) if isinstance(n, ast.Attribute)}
         for node in ast.walk(statement):
             if isinstance(node, ast.Attribute):
                 if chain := _chain(node):
                     self.chains.add(chain)
-            elif isinstance(node, ast.Name):
+            elif isinstance(node, ast.Name) and id(node) not in heads:
                 self.chains.add((node.id,))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 self.texts.add(node.value)
-            elif isinstance(node, ast.Call) and "usefixtures" in ast.dump(node.func):
-                self.fixtures |= {a.value for a in node.args if isinstance(a, ast.Constant)}
-        if isinstance(statement, ast.FunctionDef):
-            self.fixtures |= {a.arg for a in statement.args.args}
+            elif isinstance(node, ast.Call) and node.args:
+                self._called(ast.dump(node.func), [getattr(a, "value", None) for a in node.args])
+            elif isinstance(node, ast.FunctionDef):
+                self.fixtures |= {a.arg for a in (*node.args.args, *node.args.kwonlyargs)}
+            elif isinstance(node, ast.List | ast.Tuple):
+                words = [getattr(part, "value", None) for part in node.elts]
+                self.texts |= {f"import {b}" for a, b in itertools.pairwise(words) if a == "-m"}
+
+    def _called(self, function, words):
+        if "'usefixtures'" in function or "'getfixturevalue'" in function:
+            self.fixtures |= {word for word in words if isinstance(word, str)}
+        elif "'import_module'" in function or "'importorskip'" in function:
+            self.texts.add(f"import {words[0]}")
 
 
 def _chain(node):
