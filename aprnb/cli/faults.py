@@ -14,7 +14,8 @@ Examples:
 
 \b
 What cannot be run here is skipped, and pending if nobody saw it red as it stands: never red, or its
-tests, or what they reach in the package, changed since. It waits for a machine with its hardware.
+tests, what they reach in the package, or the fault changed since. It waits for a machine with its
+hardware.
 
 \b
 Exit codes: 0 every fault red with and green without; 2 usage or unknown fault; 3 not in a
