@@ -12,6 +12,7 @@ import click
 
 from .. import __version__
 from ..errors import AprnbError
+from .once import once
 
 # verb -> (module under aprnb.cli, attribute, purpose)
 VERBS = {
@@ -49,7 +50,7 @@ class LazyGroup(click.Group):
         if name not in VERBS:
             return None
         module, attribute, _ = VERBS[name]
-        return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+        return once(getattr(importlib.import_module(f"{__name__}.{module}"), attribute))
 
     def format_commands(self, ctx, formatter):
         with formatter.section("Commands"):
