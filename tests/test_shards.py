@@ -115,7 +115,7 @@ def test_a_dataset_is_mapped_and_knows_its_bytes_per_token(tmp_path, corpus):
     manifest = encode(corpus, tmp_path / "out", shard_tokens=30_000)
     dataset = open_dataset(tmp_path / "out", 1024, small_tokenizer().digest)
     assert dataset.tokens == manifest["total_tokens"] and dataset.vocab_size == 1024
-    assert all(isinstance(shard, np.memmap) and not shard.flags.writeable
+    assert all(isinstance(shard[:9], np.memmap) and not shard[:9].flags.writeable
                for shard in dataset.shards)
     assert np.array_equal(np.concatenate(dataset.shards), ids_in(tmp_path / "out"))
     want = manifest["total_bytes"] / manifest["total_tokens"]
@@ -257,3 +257,37 @@ def test_a_long_document_is_one_document_however_many_pieces(tmp_path, monkeypat
 def test_crc_of_a_shard_longer_than_a_block_is_that_of_its_bytes(monkeypatch):
     monkeypatch.setattr("aprnb.data.shards.BLOCK_TOKENS", 1000)
     assert crc32_of(stdlib_ids()) == zlib.crc32(stdlib_ids().tobytes())
+
+
+def test_more_shards_than_file_descriptors_are_encoded_opened_and_read(tmp_path, corpus):
+    """64 descriptors and 150 shards: a map that stayed open for each would end it."""
+    from resource import RLIMIT_NOFILE, getrlimit, setrlimit
+    limits = getrlimit(RLIMIT_NOFILE)
+    lines = "".join(stdlib_texts(500_000)).splitlines(keepends=True)
+    documents = ["".join(lines[i:i + 10]) for i in range(0, 1500, 10)]
+    setrlimit(RLIMIT_NOFILE, (64, limits[1]))
+    try:
+        manifest = encode(corpus_of(documents, tmp_path / "many.jsonl"), tmp_path / "out",
+                          shard_tokens=1)
+        dataset = open_dataset(tmp_path / "out")
+        windows = Windows(dataset, 7)
+        rows = np.stack([windows[i] for i in range(len(windows))])
+        again = Windows(open_dataset(tmp_path / "out"), 7).hashes
+        repaired = repair_manifest(tmp_path / "out")
+    finally:
+        setrlimit(RLIMIT_NOFILE, limits)
+    assert manifest["shard_count"] == len(dataset.shards) == repaired["shard_count"] > 100
+    want = [np.fromfile(file, "<u4") for file in dataset.files]
+    assert np.array_equal(rows, np.concatenate([ids[:len(ids) // 8 * 8].reshape(-1, 8)
+                                                for ids in want]))
+    assert len(again) == len(windows)
+
+
+def test_a_shard_that_changes_while_it_is_read_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("aprnb.data.maps.OPEN_MAPS", 1)
+    for name in ("a.bin", "b.bin"):
+        stdlib_ids(100).tofile(tmp_path / name)
+    dataset = open_dataset(tmp_path)
+    stdlib_ids(60).tofile(tmp_path / "a.bin")
+    with pytest.raises(ShardError, match="a.bin: had 100 tokens when it was opened and now has 60"):
+        dataset.shards[0][:10]

@@ -141,7 +141,7 @@ def text_report(dataset, tokenizer):
 def sample_slices(dataset):
     """Eight slices of tokens spread evenly over the shards; small datasets whole."""
     if dataset.tokens <= SAMPLE_SLICES * SLICE_TOKENS:
-        return list(dataset.shards)
+        return [np.array(shard) for shard in dataset.shards]
     ends = np.cumsum([len(shard) for shard in dataset.shards])
     slices = []
     for k in range(SAMPLE_SLICES):
@@ -155,10 +155,11 @@ def sample_slices(dataset):
 def repeat_report(dataset, val):
     """Repeated windows, and windows that validation shares with training."""
     mask = ngrams.sampling_mask(dataset.tokens)
-    blocks = [block for _, _, block in dataset.blocks()]
-    everything = ngrams.window_hashes(blocks, mask)
+    everything, held_out = (
+        ngrams.window_hashes((block for _, _, block in each.blocks()), mask) if each else None
+        for each in (dataset, val))
     if val:
-        train, held_out = everything, ngrams.window_hashes([b for _, _, b in val.blocks()], mask)
+        train = everything
     else:
         cut = len(everything) - max(1, int(VALIDATION_SHARE * len(everything)))
         train, held_out = everything[:cut], everything[cut:]

@@ -29,9 +29,8 @@ class Windows:
             raise UsageError(f"--seq-length {seq_length}: need at least 1 token")
         self.seq_length = seq_length
         width = seq_length + 1
-        self._shards = [shard[:len(shard) // width * width].reshape(-1, width)
-                        for shard in dataset.shards]
-        self._starts = np.cumsum([0] + [len(shard) for shard in self._shards])
+        self._shards = dataset.shards
+        self._starts = np.cumsum([0] + [len(shard) // width for shard in dataset.shards])
         if not len(self):
             raise CheckError(f"{dataset.path}: no window: the longest shard has "
                              f"{max(map(len, dataset.shards))} tokens, need {width} in one for "
@@ -44,7 +43,8 @@ class Windows:
         if not 0 <= i < len(self):
             raise IndexError(i)
         shard = int(np.searchsorted(self._starts, i, side="right")) - 1
-        return self._shards[shard][i - self._starts[shard]].astype(np.int32)
+        start = int(i - self._starts[shard]) * (self.seq_length + 1)
+        return self._shards[shard][start:start + self.seq_length + 1].astype(np.int32)
 
     def batch(self, indices):
         """(inputs (B, T), targets (B, T)) i32 of the windows named by B indices."""
@@ -57,9 +57,14 @@ class Windows:
         (2^-64 a pair)."""
         odd = np.random.Generator(np.random.PCG64(0)).integers(
             0, 1 << 63, self.seq_length + 1, np.uint64) * np.uint64(2) + np.uint64(1)
-        step = max(1, HASH_ROWS_TOKENS // (self.seq_length + 1))
-        parts = [(shard[r:r + step].astype(np.uint64) * odd).sum(axis=1, dtype=np.uint64)
-                 for shard in self._shards for r in range(0, len(shard), step)]
+        width = self.seq_length + 1
+        step = max(1, HASH_ROWS_TOKENS // width) * width
+        parts = []
+        for shard in self._shards:
+            whole = len(shard) // width * width
+            for start in range(0, whole, step):
+                rows = shard[start:min(start + step, whole)].reshape(-1, width)
+                parts.append((rows.astype(np.uint64) * odd).sum(axis=1, dtype=np.uint64))
         return np.concatenate(parts)
 
 

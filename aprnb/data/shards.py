@@ -13,29 +13,25 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import CheckError, NotFoundError, StorageError
+from ..errors import NotFoundError, StorageError
 from ..formats.atomic import write_json
+from .maps import DTYPE, Shard, ShardError, open_shards
 
 SCHEMA = "pretokenize-bin-v1"
 MANIFEST = "manifest.json"
-DTYPE = np.dtype("<u4")
 BLOCK_TOKENS = 1 << 20  # read at a time: 4 MiB
 OURS = re.compile(r"shard-\d+\.bin|manifest\.json|tokenizer\.json")  # what encoding writes
 
 
-class ShardError(CheckError):
-    """A shard or its manifest cannot be read or does not agree."""
-
-
 @dataclass(frozen=True)
 class Dataset:
-    """Token ids on disk, as memory-mapped arrays; nothing is loaded until it is indexed."""
+    """Token ids on disk; a shard is mapped when it is read and nothing is loaded before."""
 
     path: Path
     """Folder, or a single .bin file."""
     files: tuple[Path, ...]
-    shards: tuple[np.ndarray, ...]
-    """One read-only (tokens,) u32 array a file."""
+    shards: tuple[Shard, ...]
+    """The ids of every file."""
     manifest: dict | None
     warnings: tuple[str, ...] = ()
     """What the user should be told once, such as a missing manifest."""
@@ -92,7 +88,7 @@ def open_dataset(path, vocab_size=None, tokenizer_digest=None):
     manifest = read_manifest(folder)
     if not path.is_dir() and file_entry(manifest, path.name) is None:
         manifest = None  # the neighbours' manifest says nothing about this file
-    shards = tuple(map(map_shard, files))
+    shards = open_shards(files)
     dataset = Dataset(path, files, shards, manifest, warnings_of(path, manifest))
     if manifest:
         check_shards(dataset)
@@ -113,17 +109,6 @@ def warnings_of(path, manifest):
         return ()
     return (f"{path}: no {MANIFEST}; shards are read as they are, in lexical order "
             "(`aprnb tokenize repair-manifest` writes one)",)
-
-
-def map_shard(file):
-    """(tokens,) u32 read-only map of one shard."""
-    size = file.stat().st_size
-    if size == 0:
-        raise ShardError(f"{file}: empty shard, 0 bytes")
-    if size % DTYPE.itemsize:
-        raise ShardError(f"{file}: {size} bytes is no multiple of 4, so it is truncated or holds "
-                         "no 32-bit token ids; encode the corpus again")
-    return np.memmap(file, DTYPE, mode="r")
 
 
 def crc32_of(shard):
@@ -268,26 +253,26 @@ def repair_manifest(folder, tokenizer=None):
         old = read_manifest(folder) or {}
     except ShardError:
         old = {}  # unreadable: that is what this verb is for
-    shards = [measured(file, file_entry(old, file.name)) for file in files]
+    opened = open_shards(files)
+    shards = [measured(shard, file_entry(old, shard.file.name)) for shard in opened]
     manifest = {"schema": SCHEMA} | old | totals(shards) | {"shards": shards}
     if tokenizer:
         manifest |= {"vocab_size": tokenizer.size, "tokenizer_digest": tokenizer.digest,
                      "eos_token_id": tokenizer.eos_id}
-    manifest["eos_token_count"] = count_id(files, manifest.get("eos_token_id"))
+    manifest["eos_token_count"] = count_id(opened, manifest.get("eos_token_id"))
     write_json(folder / MANIFEST, manifest)
     return manifest
 
 
-def measured(file, old):
-    shard = map_shard(file)
-    entry = {"file": file.name, "tokens": len(shard), "documents": None, "bytes": None,
+def measured(shard, old):
+    entry = {"file": shard.file.name, "tokens": len(shard), "documents": None, "bytes": None,
              "crc32": f"{crc32_of(shard):08x}"}
     if old and (old["tokens"], old["crc32"]) == (entry["tokens"], entry["crc32"]):
         entry |= {key: old.get(key) for key in ("documents", "bytes")}
     return entry
 
 
-def count_id(files, token):
+def count_id(shards, token):
     if token is None:
         return None
-    return sum(int(np.count_nonzero(map_shard(file) == token)) for file in files)
+    return sum(int(np.count_nonzero(shard[:] == token)) for shard in shards)
