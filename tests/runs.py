@@ -17,7 +17,7 @@ from aprnb.train.run import pretrain
 
 SEQ = 32
 SETTINGS = {"num_steps": 20, "steps_per_epoch": 8, "batch_size": 4, "seq_length": SEQ, "lr": 3e-3,
-            "device": "cpu", "val_batches": 2}
+            "device": "cpu", "val_windows": 8}
 
 
 def shards(folder, *arrays, manifest=False):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from corpora import stdlib_ids
 
-from aprnb.data.batches import (BatchStream, Windows, count_repeats, shared_windows,
-                                split_validation)
+from aprnb.data.batches import BatchStream, Windows, count_repeats, draw, split_validation
+from aprnb.data.ngrams import count_shared
 from aprnb.data.shards import open_dataset
 from aprnb.errors import CheckError, UsageError
 
@@ -139,18 +139,64 @@ def test_too_little_data_is_refused(tmp_path):
         Windows(dataset, 0)
 
 
-@pytest.mark.parametrize("windows, val_batches, batch_size, held_out", [
-    (2, 16, 16, 1), (19, 16, 16, 1), (40, 16, 16, 2), (400, 16, 16, 20), (10_000, 16, 16, 256),
-    (10_000, 1, 2, 2), (100, 0, 4, 1)])
-def test_validation_is_the_tail_and_never_overlaps(windows, val_batches, batch_size, held_out):
-    train, val = split_validation(windows, val_batches, batch_size)
-    assert len(val) == held_out and val.stop == windows
-    assert train == range(0, windows - held_out) and not set(train) & set(val)
+SIZES = [(2, 256, 1), (19, 256, 1), (40, 256, 2), (400, 256, 20), (10_000, 256, 256),
+         (10_000, 2, 2), (100, 1, 1)]
+
+
+@pytest.mark.parametrize("order", ["shuffled", "sequential"])
+@pytest.mark.parametrize("windows, wanted, held_out", SIZES)
+def test_validation_and_training_share_no_window_and_leave_none_out(windows, wanted, held_out,
+                                                                    order):
+    train, val = split_validation(windows, wanted, order)
+    assert len(val) == held_out
+    assert sorted([*train, *val]) == list(range(windows))
+    assert list(train) == sorted(train) and list(val) == sorted(val)
+    if order == "sequential":
+        assert train == range(0, windows - held_out) and val == range(windows - held_out, windows)
+
+
+def test_validation_windows_are_drawn_over_all_of_the_data_by_the_seed():
+    train, val = split_validation(40_000, 256)
+    assert np.array_equal(val, split_validation(40_000, 256, seed=42)[1])
+    assert np.array_equal(val, draw(40_000, 256, 42)) and val.dtype == np.int64
+    assert min(np.histogram(val, 8, (0, 40_000))[0]) >= 16  # of 32 in every eighth
+    other = split_validation(40_000, 256, seed=7)[1]
+    assert len(set(val) & set(other)) < 10
+    assert set(split_validation(40_000, 100)[1]) < set(val)  # a smaller draw is part of it
+    assert len(draw(5, 256, 42)) == 5
+
+
+def test_a_stream_knows_drawn_windows_again_and_no_others(tmp_path):
+    windows = numbered(tmp_path, 60)
+    train, _ = split_validation(60, 3)
+    stream = BatchStream(windows, train, 4)
+    drawn(stream, 9)
+    state = json.loads(json.dumps(stream.state()))
+    assert state["windows"]["count"] == 57 and len(state["windows"]["sha256"]) == 64
+    again = BatchStream(windows, split_validation(60, 3)[0], 4)
+    again.restore(state)
+    assert drawn(again, 30) == drawn(stream, 30)
+    for others in (split_validation(60, 3, seed=1)[0], split_validation(60, 2)[0], range(57)):
+        with pytest.raises(CheckError, match="resume: windows was"):
+            BatchStream(windows, others, 4).restore(state)
+    tail = BatchStream(windows, range(57), 4)  # as states of the first version name them
+    tail.restore(tail.state() | {"windows": [0, 57]})
+
+
+def test_what_fills_no_window_is_counted_by_shard(tmp_path):
+    windows = Windows(dataset_of(tmp_path, range(14), range(3), range(10), range(4)), 4)
+    assert windows.left_out() == {
+        "tokens": 4 + 3 + 4,
+        "by_shard": {"count": 3, "names": {"shard-00000.bin": 4, "shard-00001.bin": 3,
+                                           "shard-00003.bin": 4}},
+        "short_shards": {"count": 2, "names": {"shard-00001.bin": 3, "shard-00003.bin": 4}}}
+    many = Windows(dataset_of(tmp_path / "many", range(5), *[range(3)] * 30), 4).left_out()
+    assert many["short_shards"]["count"] == 30 and len(many["short_shards"]["names"]) == 20
 
 
 def test_one_window_cannot_be_split():
     with pytest.raises(CheckError, match="--val-shard"):
-        split_validation(1, 16, 16)
+        split_validation(1, 256)
 
 
 def test_repeated_and_shared_windows_are_counted_exactly(tmp_path):
@@ -160,6 +206,7 @@ def test_repeated_and_shared_windows_are_counted_exactly(tmp_path):
     assert count_repeats(train) == 36 - len({tuple(row) for row in rows})
     other = ids[5:9] + np.uint32(1)
     val = Windows(dataset_of(tmp_path / "b", np.concatenate([ids[3:6], other]).ravel()), 10)
-    assert shared_windows(train, val) == 3
+    assert count_shared(val.hashes, train.hashes) == 3
     shuffled = np.concatenate([rows[:1, ::-1], rows[1:2, np.r_[1, 0, 2:11]]])
-    assert shared_windows(train, Windows(dataset_of(tmp_path / "c", shuffled.ravel()), 10)) == 0
+    other = Windows(dataset_of(tmp_path / "c", shuffled.ravel()), 10)
+    assert count_shared(other.hashes, train.hashes) == 0

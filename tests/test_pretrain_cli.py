@@ -114,11 +114,11 @@ def test_events_tell_of_new_passes_and_checkpoints(finished):
     assert "end of the data" in finished[0].stderr
 
 
-def test_the_picture_is_xml_with_a_point_a_step_and_one_an_epoch(finished):
+def test_the_picture_is_xml_with_a_point_a_step_one_an_epoch_and_one_before(finished):
     root = ET.parse(finished[1] / "loss.svg").getroot()
     lines = {e.get("id"): len(e.get("points").split())
              for e in root.iter("{http://www.w3.org/2000/svg}polyline")}
-    assert lines == {"train": 20, "validation": 3}
+    assert lines == {"train": 20, "validation": 1 + 3}
 
 
 def test_the_start_says_configuration_device_and_ln_v(finished):
@@ -309,7 +309,7 @@ def test_repeats_and_shared_windows_only_warn(base, tmp_path):
                                       val_shard=tmp_path / "val"))
     assert result.returncode == 0
     assert "40 of 80 windows repeat" in result.stderr
-    assert "5 of 5 windows of --val-shard" in result.stderr
+    assert "5 of 5 validation windows also stand in the training data" in result.stderr
     events = [json.loads(line) for line in open(base / "repeats/events.jsonl")]
     data = next(e for e in events if e["event"] == "data")
     assert (data["repeated_windows"], data["shared_windows"]) == (40, 5)

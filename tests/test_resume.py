@@ -199,20 +199,28 @@ def test_nothing_to_resume(tmp_path):
 
 # ---------------------------------------------------------------- interrupts and crashes
 
-def test_a_signal_during_an_evaluation_stops_before_the_next_step(whole, monkeypatch):
+@pytest.mark.parametrize("evaluation, steps, epochs", [(0, 0, 0), (1, 8, 1)])
+def test_a_signal_during_an_evaluation_stops_before_the_next_step(whole, monkeypatch, evaluation,
+                                                                  steps, epochs):
     from aprnb.train import run
     base, report = whole
 
     class Interrupting(run.Evaluator):
+        done = 0
+
         def mean(self, windows, indices):
-            os.kill(os.getpid(), signal.SIGINT)
+            if self.done == evaluation:
+                os.kill(os.getpid(), signal.SIGINT)
+            self.done += 1
             return super().mean(windows, indices)
     monkeypatch.setattr(run, "Evaluator", Interrupting)
-    first = train(base, "evaluating")
+    first = train(base, f"evaluating{evaluation}")
     assert (first["status"], first["steps_recorded"], first["epochs_completed"]) == (
-        "INTERRUPTED", 8, 1)
+        "INTERRUPTED", steps, epochs)
     monkeypatch.undo()
-    assert numbers(train(base, "evaluating", resume=True)) == numbers(report)
+    again = train(base, f"evaluating{evaluation}", resume=True)
+    assert numbers(again) == numbers(report)
+    assert again["initial_val_loss"] == report["initial_val_loss"]
 
 
 def test_a_second_signal_stops_in_the_middle_of_a_write_and_leaves_nothing_half(whole,

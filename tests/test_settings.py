@@ -40,7 +40,8 @@ def test_defaults_are_those_of_the_interface():
     assert (s.num_steps, s.batch_size, s.seq_length, s.steps_per_epoch) == (1000, 16, 1024, 100)
     assert (s.beta1, s.beta2, s.eps, s.weight_decay) == (0.9, 0.95, 1e-8, 0.1)
     assert (s.decay_on, s.grad_clip, s.schedule, s.order) == ("matrices", 1.0, "cosine", "shuffled")
-    assert (s.seed, s.val_batches, s.patience, s.on_nonfinite) == (42, 16, 5, "skip")
+    assert (s.seed, s.val_windows, s.patience, s.on_nonfinite) == (42, 256, 5, "skip")
+    assert (s.val_batches, s.val_order) == (None, "shuffled")
     assert (s.target_val_loss, s.preflight, s.device, s.precision) == (None, "auto", "auto", "auto")
 
 
@@ -81,7 +82,8 @@ def test_a_resumed_run_keeps_its_settings():
 @pytest.mark.parametrize("name, value", [
     ("lr", 2e-3), ("batch_size", 8), ("seq_length", 64), ("schedule", "linear"), ("seed", 1),
     ("beta2", 0.99), ("weight_decay", 0.0), ("decay_on", "all"), ("order", "sequential"),
-    ("warmup_steps", 3), ("steps_per_epoch", 10), ("val_batches", 3), ("init", "other.apr"),
+    ("warmup_steps", 3), ("steps_per_epoch", 10), ("val_batches", 3), ("val_windows", 3),
+    ("val_order", "sequential"), ("init", "other.apr"),
     ("precision", "bf16"), ("residual", "bf16"), ("micro_batch", 4), ("device", "cuda:0"),
 ])
 def test_a_setting_that_changes_the_numbers_cannot_change_on_resume(name, value):
@@ -137,8 +139,10 @@ def test_an_edited_config_is_refused_in_the_words_of_its_keys(change, words):
         stored_settings({"settings": rows}, "c.json")
 
 
-def test_a_run_from_before_a_setting_goes_on_with_its_default():
-    settings, origins = resolve(given(num_steps=50))
+def test_a_run_from_before_a_setting_goes_on_as_it_began():
+    """Before --val-windows the last windows validated, as many as --val-batches held."""
+    settings, origins = resolve(given(num_steps=50, val_batches=16, val_order="sequential"))
+    origins["val_order"] = "default"
     rows = {name: {"value": value, "from": origins[name]}
             for name, value in asdict(settings).items() if name not in LATER}
     assert stored_settings({"settings": rows}, "c.json") == (asdict(settings), origins)

@@ -29,11 +29,11 @@ def main():
           "--output {o}/shards")
     aprnb("pretrain --arch tiny --dataset {o}/shards --tokenizer {o}/tokenizer "
           "--run-dir {o}/pretrain --num-steps 700 --batch-size 8 --seq-length 128 --lr 3e-3 "
-          "--steps-per-epoch 175 --val-batches 8", shown=progress)
+          "--steps-per-epoch 175 --val-windows 64", shown=progress)
     first = newest(ROOT / OUT / "pretrain")
     aprnb(f"pretrain --init {first} --dataset {{o}}/shards --run-dir {{o}}/continue "
           "--num-steps 60 --batch-size 8 --seq-length 128 --lr 1e-4 --steps-per-epoch 60 "
-          "--val-batches 8", shown=progress)
+          "--val-windows 64", shown=progress)
     last = newest(ROOT / OUT / "continue")
     aprnb("run", str(last), "def read(self):\n        ", "--max-tokens", "48")
     report(first, last, time.time() - begin)

@@ -95,11 +95,16 @@ def micro_batch(ctx, parameter, value):
 @section(
     "Data",
     ("--order", "Of the windows  [default: shuffled]", one_of("shuffled", "sequential")),
-    ("--seed", "Of random weights and order  [default: 42]", N),
-    ("--val-shard", "Dataset to validate on  [default: the tail of --dataset, never trained on]",
+    ("--seed", "Of random weights, order and the draw of the validation windows  [default: 42]",
+     N),
+    ("--val-shard", "Dataset to validate on  [default: windows of --dataset, never trained on]",
      PATH),
-    ("--val-batches", "Batches per evaluation; of the tail at most 5 % of the windows  "
-                      "[default: 16]", N))
+    ("--val-windows", "Windows per evaluation; of --dataset at most 5 %  [default: 256]", N),
+    ("--val-batches", "The same in batches: N times --batch-size, on which the windows then "
+                      "depend", N),
+    ("--val-order", "Validation windows drawn over all data by --seed, or the last of --dataset "
+                    "and the first of --val-shard  [default: shuffled]",
+     one_of("shuffled", "sequential")))
 @section(
     "Gates",
     ("--preflight", "auto: on a GPU, one window through oracle and device before step 0  "

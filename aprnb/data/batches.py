@@ -8,15 +8,18 @@ two integers. A pass whose windows do not fill its last batch carries them over:
 completed with the first windows of the next pass. So every window is used once a pass, whatever
 the batch size, and no batch is short.
 """
+import hashlib
 from functools import cached_property
 
 import numpy as np
 
 from ..errors import CheckError, UsageError
-from .ngrams import count_distinct, count_shared
+from .ngrams import count_distinct
 
 ORDERS = ("shuffled", "sequential")
-VALIDATION_SHARE = 20  # the automatic tail is at most 1/20 = 5 % of the windows
+VALIDATION_SHARE = 20  # of the training data at most 1/20 = 5 % of the windows are held out
+VALIDATION_DRAW = 0x76616C  # sets the draw of the validation windows apart from every pass
+NAMED = 20  # shards that a report names; the others are counted
 HASH_ROWS_TOKENS = 1 << 20  # tokens hashed at a time
 
 
@@ -29,7 +32,7 @@ class Windows:
             raise UsageError(f"--seq-length {seq_length}: need at least 1 token")
         self.seq_length = seq_length
         width = seq_length + 1
-        self._shards = dataset.shards
+        self.path, self._shards = dataset.path, dataset.shards
         self._starts = np.cumsum([0] + [len(shard) // width for shard in dataset.shards])
         if not len(self):
             raise CheckError(f"{dataset.path}: no window: the longest shard has "
@@ -45,6 +48,18 @@ class Windows:
         shard = int(np.searchsorted(self._starts, i, side="right")) - 1
         start = int(i - self._starts[shard]) * (self.seq_length + 1)
         return self._shards[shard][start:start + self.seq_length + 1].astype(np.int32)
+
+    def left_out(self):
+        """What no window holds: tokens at the ends of the shards, and shards shorter than one.
+
+        {"tokens": all of them, "by_shard": {"count", "names": {file: tokens}}, "short_shards":
+        {"count", "names": {file: tokens}}}; of the names at most NAMED.
+        """
+        width = self.seq_length + 1
+        ends = {shard.file.name: len(shard) % width for shard in self._shards if len(shard) % width}
+        short = {shard.file.name: len(shard) for shard in self._shards if len(shard) < width}
+        return {"tokens": sum(ends.values()), "by_shard": _named(ends),
+                "short_shards": _named(short)}
 
     def batch(self, indices):
         """(inputs (B, T), targets (B, T)) i32 of the windows named by B indices."""
@@ -72,7 +87,7 @@ class BatchStream:
     """Endless batches over some windows; iterate for (inputs, targets), each (B, T) i32."""
 
     def __init__(self, windows, indices, batch_size, order="shuffled", seed=42):
-        """`indices` is a range of window numbers, such as split_validation gives.
+        """`indices` are ascending window numbers, such as split_validation gives.
 
         Errors: UsageError (order, batch size, seed), CheckError (fewer windows than one batch).
         """
@@ -117,7 +132,7 @@ class BatchStream:
     def state(self):
         """What `restore` needs to go on with the next batch, as JSON-able values."""
         return {"pass_number": self.pass_number, "position": self.position, "order": self.order,
-                "seed": self.seed, "windows": [self.indices.start, self.indices.stop],
+                "seed": self.seed, "windows": identity(self.indices),
                 "seq_length": self.windows.seq_length}
 
     def restore(self, state):
@@ -135,24 +150,43 @@ class BatchStream:
         self._begin(state["pass_number"], state["position"])
 
 
-def split_validation(n_windows, val_batches, batch_size):
-    """(training, validation) as two ranges of window numbers; validation is the tail.
+def split_validation(n_windows, wanted, order="shuffled", seed=42):
+    """(training, validation) window numbers, both ascending; together they are all of them.
 
-    Validation gets min(val_batches * batch_size, 5 % of the windows), at least one window.
-    Errors: CheckError when no window is left to train on.
+    Validation gets min(wanted, 5 % of the windows), at least one window: drawn over all windows by
+    the seed (shuffled), or the last ones (sequential, both as ranges). With one seed a smaller
+    draw is part of a larger one. Errors: CheckError when no window is left to train on.
     """
-    n_val = max(1, min(val_batches * batch_size, n_windows // VALIDATION_SHARE))
+    n_val = max(1, min(wanted, n_windows // VALIDATION_SHARE))
     if n_windows - n_val < 1:
         raise CheckError(f"{n_windows} windows: need at least 2, one to train on and one to "
                          "validate on; use more text, a shorter --seq-length or --val-shard")
-    return range(n_windows - n_val), range(n_windows - n_val, n_windows)
+    if order == "sequential":
+        return range(n_windows - n_val), range(n_windows - n_val, n_windows)
+    val = draw(n_windows, n_val, seed)
+    return np.setdiff1d(np.arange(n_windows), val, assume_unique=True), val
+
+
+def draw(n_windows, wanted, seed):
+    """(min(wanted, n_windows),) i64 ascending window numbers, drawn over all by the seed."""
+    generator = np.random.Generator(np.random.PCG64([seed, 0, VALIDATION_DRAW]))
+    return np.sort(generator.permutation(n_windows)[:wanted])
+
+
+def identity(indices):
+    """Which window numbers these are, JSON-able: [start, stop] of a range, else count and digest
+    of the numbers as little-endian i64."""
+    if isinstance(indices, range):
+        return [indices.start, indices.stop]
+    digest = hashlib.sha256(np.ascontiguousarray(indices, "<i8").tobytes()).hexdigest()
+    return {"count": len(indices), "sha256": digest}
+
+
+def _named(found):
+    """The first NAMED of some names, and how many there are."""
+    return {"count": len(found), "names": dict(list(found.items())[:NAMED])}
 
 
 def count_repeats(windows):
     """How many windows equal an earlier one."""
     return len(windows) - count_distinct(windows.hashes)
-
-
-def shared_windows(train, val):
-    """How many windows of `val` also stand in `train`, both of one seq_length."""
-    return count_shared(val.hashes, train.hashes)

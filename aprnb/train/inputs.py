@@ -11,9 +11,12 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from ..config import PRESETS, ModelConfig, from_hf
 from ..data.audit import refuse_meaningless
-from ..data.batches import Windows, count_repeats, shared_windows, split_validation
+from ..data.batches import Windows, count_repeats, draw, split_validation
+from ..data.ngrams import count_shared
 from ..data.shards import crc32_of, file_entry, open_dataset
 from ..data.tokenizer import TokenizerStyleError, from_json, load_tokenizer
 from ..errors import LoadError, NotFoundError, UsageError
@@ -48,18 +51,27 @@ class DataInput:
     """Windows to train and to validate on, none in both unless --val-shard says so."""
 
     train: Windows
-    train_indices: range
+    train_indices: range | np.ndarray
     val: Windows
-    val_indices: range
+    val_indices: range | np.ndarray
+    """Both are ascending window numbers."""
     fingerprint: str
     """Of the tokens of both datasets: a resumed run must read the same."""
     repeats: int
     """Windows of the training data that equal an earlier one."""
     shared: int
-    """Validation windows of an explicit --val-shard that also stand in the training data."""
+    """Validation windows that also stand in the training data."""
     entropy_nats: float
     """Of the training data's ids: what a model scores that knows how often each comes."""
     warnings: list[str] = field(default_factory=list)
+
+    def counts(self):
+        """What is used and what is not, JSON-able: windows of both, and tokens in no window."""
+        own = self.val is not self.train
+        return {"train_windows": len(self.train_indices), "val_windows": len(self.val_indices),
+                "val_windows_left_out": len(self.val) - len(self.val_indices) if own else 0,
+                "tokens_in_no_window": {"dataset": self.train.left_out()}
+                | ({"val_shard": self.val.left_out()} if own else {})}
 
 
 # ---------------------------------------------------------------- model
@@ -157,28 +169,48 @@ def luggage_of(opened):
 def open_data_input(settings, model):
     """DataInput of --dataset and --val-shard, after the gate CORPUS-PREFLIGHT on both.
 
-    Without --val-shard the tail of the dataset is held out: --val-batches batches, but at most 5 %
-    of the windows. Repeats and leaks are counted and warned about, never refused.
+    Without --val-shard at most 5 % of the windows of the dataset are held out. Which windows
+    validate depends on --val-windows, --seed and the data alone. Repeats and leaks are counted and
+    warned about, never refused.
     Errors: CheckError for data on which a loss means nothing, or that another tokenizer made.
     """
     dataset, windows, entropy_nats = _open(settings.dataset, settings, model)
-    batch, wanted = settings.batch_size, settings.val_batches * settings.batch_size
+    wanted, order, seed = settings.wanted_val_windows(), settings.val_order, settings.seed
     if settings.val_shard:
         val_dataset, val, _ = _open(settings.val_shard, settings, model)
-        train_indices, val_indices = range(len(windows)), range(min(wanted, len(val)))
-        shared, datasets = shared_windows(windows, val), (dataset, val_dataset)
+        datasets, train_indices = (dataset, val_dataset), range(len(windows))
+        val_indices = (draw(len(val), wanted, seed) if order == "shuffled" else
+                       range(min(wanted, len(val))))
     else:
-        val, shared, datasets = windows, 0, (dataset,)
-        train_indices, val_indices = split_validation(len(windows), settings.val_batches, batch)
+        val, datasets = windows, (dataset,)
+        train_indices, val_indices = split_validation(len(windows), wanted, order, seed)
     repeats = count_repeats(windows)
+    shared = count_shared(val.hashes[np.asarray(val_indices)],
+                          windows.hashes[np.asarray(train_indices)])
     warnings = [w for d in datasets for w in d.warnings]
+    warnings += [w for each in {id(windows): windows, id(val): val}.values()
+                 for w in short_shards(each)]
+    if settings.val_batches:
+        warnings.append(f"--val-batches {settings.val_batches}: the validation windows depend on "
+                        f"--batch-size; --val-windows {wanted} names the same number without it")
     if repeats:
         warnings.append(f"{repeats} of {len(windows)} windows repeat an earlier one")
     if shared:
-        warnings.append(f"{shared} of {len(val)} windows of --val-shard also stand in the training "
-                        "data; the validation loss is too good")
+        warnings.append(f"{shared} of {len(val_indices)} validation windows also stand in the "
+                        "training data; the validation loss is too good")
     return DataInput(windows, train_indices, val, val_indices, fingerprint(*datasets), repeats,
                      shared, entropy_nats, warnings)
+
+
+def short_shards(windows):
+    """A warning where whole shards are not read, being shorter than a window."""
+    short = windows.left_out()["short_shards"]
+    if not short["count"]:
+        return []
+    names = ", ".join(f"{name} ({tokens})" for name, tokens in list(short["names"].items())[:5])
+    return [f"{windows.path}: {short['count']} shard{'s' * (short['count'] > 1)} shorter than a "
+            f"window of {windows.seq_length + 1} tokens and not read: {names}"
+            f"{', ...' * (short['count'] > 5)}; a shorter --seq-length reads them"]
 
 
 def _open(path, settings, model):

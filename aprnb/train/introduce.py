@@ -26,9 +26,8 @@ def introduce(plan, model, data, console):
     console.note(f"device   {model.backend.reason}")
     for line in model.backend.served():
         console.note(f"         {line}")
-    console.note(f"data     {s.dataset}: {len(data.train_indices):,} windows of "
-                 f"{data.train.seq_length} target tokens to train on, {len(data.val_indices):,} "
-                 f"{'of ' + s.val_shard if s.val_shard else 'of its tail'} to validate on")
+    for line in data_lines(s, data):
+        console.note(line)
     console.note(f"run      {s.run_dir}")
     cells = [f"{name} {_cell(value)}{'' if origin == 'default' else f' ({origin})'}"
              for name, value, origin in setting_rows(plan) if name not in ON_LINES]
@@ -50,8 +49,26 @@ def config_json(plan, model, data):
             "device": {"name": model.backend.name, "precision": model.backend.precision,
                        "reason": model.backend.reason},
             "model": {**asdict(model.config), "parameters": model.table.parameters},
-            "data": {"train_windows": len(data.train_indices),
-                     "val_windows": len(data.val_indices), "fingerprint": data.fingerprint}}
+            "data": {**data.counts(), "fingerprint": data.fingerprint}}
+
+
+def data_lines(s, data):
+    """Which windows are trained and validated on, and what no evaluation and no window holds."""
+    n, wanted, counts = len(data.val_indices), s.wanted_val_windows(), data.counts()
+    what = (f"{'drawn' if s.val_order == 'shuffled' else 'the first'} of {s.val_shard}"
+            if s.val_shard else "drawn over all" if s.val_order == "shuffled" else "of its tail")
+    fewer = "" if n == wanted else f" ({wanted:,} asked for" + (
+        ")" if s.val_shard else ", at most 5 % of the windows)")
+    yield (f"data     {s.dataset}: {len(data.train_indices):,} windows of {data.train.seq_length} "
+           f"target tokens to train on, {n:,} {what} to validate on{fewer}")
+    left = [f"{rest['tokens']:,} tokens of {s.dataset if name == 'dataset' else s.val_shard} that "
+            "fill no window" for name, rest in counts["tokens_in_no_window"].items()
+            if rest["tokens"]]
+    if counts["val_windows_left_out"]:
+        left.insert(0, f"{counts['val_windows_left_out']:,} windows of {s.val_shard}, never "
+                       "validated on (--val-windows takes more)")
+    if left:
+        yield f"         left out: {'; '.join(left)}"
 
 
 def setting_rows(plan):

@@ -45,6 +45,8 @@ class Position:
     epoch_start: int = 0
     """Step at which this epoch began."""
     tokens_seen: int = 0
+    initial_val_nats: float | None = None
+    """Validation loss before step 0; None in runs that began without one."""
     val_history_nats: list[float] = field(default_factory=list)
     val_steps: list[int] = field(default_factory=list)
     """Steps after which the validation losses were measured."""
@@ -108,6 +110,8 @@ class Loop:
         """Train to the end. Returns an Outcome; errors of the disk and the data are raised."""
         settings, at = self.settings, self.position
         try:
+            if at.step == 0 and at.initial_val_nats is None:
+                self._begin()
             while True:
                 if self._epoch_is_over():
                     self._end_epoch()
@@ -234,7 +238,7 @@ class Loop:
     def _end_epoch(self):
         """Evaluate; write the checkpoint only if the loss did not diverge; begin the next one."""
         at, settings = self.position, self.settings
-        val_loss = self._evaluate()
+        val_loss = self._evaluate(f"at epoch {at.epoch}")
         at.val_history_nats.append(val_loss)
         at.val_steps.append(at.step)
         if not self._judge(gates.divergence(at.val_history_nats, settings.max_epoch0_loss)):
@@ -251,13 +255,19 @@ class Loop:
         if not self._judge(gate):
             raise self._judged_target("EARLY_STOP", gate.message)
 
-    def _evaluate(self):
+    def _begin(self):
+        """The validation loss before step 0, beside that of a uniform guess."""
+        loss = self.position.initial_val_nats = self._evaluate("before step 0")
+        self.note("initial_validation", val_loss_nats=loss)
+        self.console.note(f"validation before step 0: {loss:.4f} nats; a uniform guess scores "
+                          f"ln V = {self.ln_vocab_nats:.4f}")
+
+    def _evaluate(self, when):
         """Validation loss in nats per target token; one that is not finite ends the run."""
         try:
-            result = self.evaluator.mean(self.data.val, list(self.data.val_indices))
+            result = self.evaluator.mean(self.data.val, self.data.val_indices)
         except NonFiniteError as error:
-            raise Stop("ABORTED", f"NON-FINITE at epoch {self.position.epoch}: {error}",
-                       error.exit_code) from error
+            raise Stop("ABORTED", f"NON-FINITE {when}: {error}", error.exit_code) from error
         return float(result.loss_nats)
 
     def _write_epoch(self, val_loss):
@@ -320,9 +330,10 @@ class Loop:
         """Write loss.svg from the records so far."""
         at = self.position
         train = [(record["step"], record["loss_nats"]) for record in self.metrics.read()]
+        first = [] if at.initial_val_nats is None else [(0, at.initial_val_nats)]
         title = f"{self.model.config.family}, {at.step} steps on {self.model.backend.name}"
         self.durably(write_text, self.folder.svg,
-                      loss_svg(train, list(zip(at.val_steps, at.val_history_nats)),
+                      loss_svg(train, first + list(zip(at.val_steps, at.val_history_nats)),
                                self.ln_vocab_nats, title))
 
     # ------------------------------------------------------------ the end

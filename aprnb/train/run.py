@@ -221,8 +221,7 @@ def _note_start(loop, data):
     """The first objects of events.jsonl: how this process began, and on how much data."""
     loop.note("resume" if loop.checkpoint else "start", device=loop.model.backend.name,
               precision=loop.model.backend.precision, num_steps=loop.settings.num_steps)
-    loop.note("data", train_windows=len(data.train_indices), val_windows=len(data.val_indices),
-              repeated_windows=data.repeats, shared_windows=data.shared)
+    loop.note("data", **data.counts(), repeated_windows=data.repeats, shared_windows=data.shared)
 
 
 def _preflight(settings, model, data, console):
@@ -272,10 +271,12 @@ def _finish(loop, outcome, checked, began):
     report = {
         "schema": SCHEMA, "status": outcome.status, "detail": outcome.detail,
         "exit_code": outcome.exit_code,
+        "initial_val_loss": at.initial_val_nats,
         "final_val_loss": history[-1] if history else None,
         "val_loss_history": history,
         "ln_vocab": loop.ln_vocab_nats,
         "corpus_entropy_nats": loop.data.entropy_nats,
+        "data": loop.data.counts(),
         "epochs_completed": at.epoch, "steps_recorded": at.recorded,
         "wall_seconds": time.perf_counter() - began,
         "run_dir": str(loop.folder.path),

@@ -11,20 +11,23 @@ import numpy as np
 
 from ..backend import open_backend
 from ..data.audit import refuse_meaningless
-from ..data.batches import Windows
+from ..data.batches import Windows, draw
 from ..data.shards import open_dataset
 from ..data.tokenizer import TokenizerStyleError, byte_alphabet
 from ..model.instance import Model
 from ..model.rehearsal import refuse_unserved
 from .evaluate import evaluate, perplexity
-from .inputs import find_tokenizer
+from .inputs import find_tokenizer, short_shards
 
 SCHEMA = "aprnb-eval-v1"
 
 
-def score(source, dataset_path, seq_length, batch_size, max_batches, device, precision):
+def score(source, dataset_path, seq_length, batch_size, device, precision, drawn=None, seed=42,
+          max_batches=None):
     """Report of an opened model on a dataset, a JSON-able dict.
 
+    drawn: as many windows, drawn by the seed as pretrain draws those of --val-shard;
+    max_batches: the first windows, so many batches of them; neither: every window.
     Errors: CheckError for data on which a loss means nothing or that another tokenizer made;
     NonFiniteError; DeviceError.
     """
@@ -41,8 +44,12 @@ def score(source, dataset_path, seq_length, batch_size, max_batches, device, pre
     refuse_unserved(config, backend, min(batch_size, len(windows)), seq_length, False,
                     where=str(source.path))
     model = Model.from_file(source, backend, trainable=False)
-    result = evaluate(model, windows, batch_size, max_batches)
-    nbytes = text_bytes(windows, result.windows, tokenizer, dataset.bytes_per_token)
+    if drawn:
+        indices = draw(len(windows), drawn, seed)
+    else:
+        indices = range(min(len(windows), (max_batches or len(windows)) * batch_size))
+    result = evaluate(model, windows, batch_size, indices)
+    nbytes = text_bytes(windows, indices, tokenizer, dataset.bytes_per_token)
     bits = result.loss_nats * result.tokens / math.log(2)
     ppl = perplexity(result.loss_nats)
     return {"schema": SCHEMA, "model": str(source.path), "dataset": str(dataset_path),
@@ -50,16 +57,18 @@ def score(source, dataset_path, seq_length, batch_size, max_batches, device, pre
             "ppl": ppl if math.isfinite(ppl) else None, "ln_vocab": math.log(config.vocab_size),
             "bits_per_byte": bits / nbytes if nbytes else None,
             "tokens": result.tokens, "windows": result.windows,
-            "device": model.backend.reason, "warnings": warnings + list(dataset.warnings)}
+            "windows_left_out": len(windows) - result.windows,
+            "tokens_in_no_window": windows.left_out(), "device": model.backend.reason,
+            "warnings": warnings + list(dataset.warnings) + short_shards(windows)}
 
 
-def text_bytes(windows, count, tokenizer, mean):
-    """UTF-8 bytes that the target tokens of the first `count` windows stand for, or None."""
+def text_bytes(windows, indices, tokenizer, mean):
+    """UTF-8 bytes that the target tokens of these windows stand for, or None."""
     if tokenizer is None:
-        return mean and mean * count * windows.seq_length
+        return mean and mean * len(indices) * windows.seq_length
     sizes = token_bytes(tokenizer)
     return sum(int(sizes[targets[targets < len(sizes)]].sum())
-               for targets in (windows[i][1:] for i in range(count)))
+               for targets in (windows[i][1:] for i in indices))
 
 
 def token_bytes(tokenizer):

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 
 from ..backend import DEVICE, KERNELS
 from ..config import PRESETS
+from ..data.batches import ORDERS
 from ..dtypes import PRECISIONS
 from ..errors import CheckError, UsageError
 from ..model.activations import RECOMPUTED
@@ -81,9 +82,15 @@ class Settings:
     seed: int = 42
     """Of the random weights and of the order of the windows."""
     val_shard: str | None = None
-    """Dataset to validate on; None: the tail of the training data, never trained on."""
-    val_batches: int = 16
-    """Batches per evaluation."""
+    """Dataset to validate on; None: windows of the training data, never trained on."""
+    val_windows: int | None = 256
+    """Windows per evaluation; None: val_batches decides."""
+    val_batches: int | None = None
+    """Windows per evaluation in batches, so that the set depends on batch_size; None: it does
+    not."""
+    val_order: str = "shuffled"
+    """shuffled: validation windows are drawn over all by seed; sequential: they are the last of
+    the training data, or the first of val_shard."""
 
     preflight: str = "auto"
     target_val_loss: float | None = None
@@ -102,7 +109,8 @@ class Settings:
     def __post_init__(self):
         for names, low, need in (
                 (("num_steps", "batch_size", "micro_batch", "seq_length", "steps_per_epoch",
-                  "val_batches", "patience", "checkpoint_every", "keep"), 1, "at least 1"),
+                  "val_windows", "val_batches", "patience", "checkpoint_every", "keep"), 1,
+                 "at least 1"),
                 (("warmup_steps", "seed"), 0, "0 or more")):
             for name in names:
                 value = getattr(self, name)
@@ -111,6 +119,8 @@ class Settings:
             value = getattr(self, name)
             self._require(value is None or low <= value <= high or value == 0 and name in OFF_AT_0,
                           name, f"{low:g} to {high:g}{', or 0' * (name in OFF_AT_0)}")
+        if bool(self.val_windows) == bool(self.val_batches):
+            raise UsageError("--val-windows and --val-batches: need one of them")
         for name in ("beta1", "beta2"):
             self._require(0 <= getattr(self, name) < 1, name, "0 or more and less than 1")
         for name, choices in CHOICES.items():
@@ -126,6 +136,10 @@ class Settings:
         if not (self.init or self.arch):
             raise UsageError("no model: give --init MODEL.apr to go on from one, or --arch NAME "
                              "or config.json to start from random weights")
+
+    def wanted_val_windows(self):
+        """How many windows an evaluation asks for."""
+        return self.val_windows or self.val_batches * self.batch_size
 
     def inputs(self):
         """Paths that the run reads."""
@@ -153,9 +167,12 @@ PATHS = ("init", "arch", "tokenizer")
 PLACES = ("dataset", "val_shard", "run_dir", "init", "tokenizer")
 CHOICES = {"mode": MODES, "precision": ("auto", *PRECISIONS),
            "residual": ("auto", *PRECISIONS), "kernels": KERNELS, "recompute": tuple(RECOMPUTED),
-           "schedule": SHAPES, "decay_on": ("matrices", "all"), "order": ("shuffled", "sequential"),
+           "schedule": SHAPES, "decay_on": ("matrices", "all"), "order": ORDERS,
+           "val_order": ORDERS,
            "preflight": ("auto", "off"), "on_nonfinite": ("skip", "stop")}
-LATER = ("kernels", "recompute", "residual")  # runs begun without them go on with the defaults
+LATER = {"kernels": Settings.kernels, "recompute": Settings.recompute,
+         "residual": Settings.residual, "val_windows": None, "val_order": "sequential"}
+"""What runs begun before these settings existed did, and go on doing when they are resumed."""
 EDITED = ("it was edited or is of another version: put it back, or start a new run with --init and "
           "the newest checkpoint")
 
@@ -180,6 +197,8 @@ def resolve(given):
     mode = given.get("mode") or ("finetune" if given.get("init") else "from-scratch")
     if mode not in MODES:
         raise UsageError(f"--mode {mode}: need {' or '.join(MODES)}")
+    if "val_batches" in given and "val_windows" not in given:
+        values["val_windows"] = None
     lr = given.get("lr", MODE_LR[mode])
     longest = values["num_steps"] // WARMUP_SHARE
     derived = {"mode": mode, "lr": lr, "min_lr": lr / LOWEST_LR_SHARE,
@@ -218,7 +237,7 @@ def stored_settings(config, where):
     if not isinstance(rows, dict):
         raise CheckError(f"{where}: holds no object \"settings\"; {EDITED}")
     known = {f.name: f.type for f in fields(Settings)}
-    rows = {name: {"value": getattr(Settings, name), "from": "default"} for name in LATER} | rows
+    rows = {name: {"value": value, "from": "default"} for name, value in LATER.items()} | rows
     for name in [*known, *rows]:
         row = rows.get(name)
         if name not in known:

@@ -61,7 +61,7 @@ TEXTS = [
 
 SHARD_FILES = [
     fault("ids-as-u16", "token ids are written in 16 bits", "ours: nanoGPT's files of GPT-2 do it",
-          cpu=[(SHARDS, 'DTYPE = np.dtype("<u4")', 'DTYPE = np.dtype("<u2")')]),
+          cpu=[("aprnb/data/maps.py", 'DTYPE = np.dtype("<u4")', 'DTYPE = np.dtype("<u2")')]),
     fault("ids-wrap-at-16-bits", "ids are counted modulo 65,536", "ours: a buffer of 16 bits",
           cpu=[(ENCODE, "[np.array(each, np.uint32) for each in ids]",
                 "[np.array(each, np.uint32) & 0xFFFF for each in ids]")]),
@@ -120,24 +120,27 @@ JUDGED = [
           cpu=[("aprnb/data/ngrams.py",
                 "return count_shared(hashes, others) / len(hashes) if len(hashes) else 0.0",
                 "return 0.0")]),
-    fault("validation-overlaps-training", "the windows of the validation tail are trained on too",
-          "ours: an index off by the size of the tail",
+    fault("validation-overlaps-training", "the windows of the validation are trained on too",
+          "ours: a split that forgets its other half",
           cpu=[(BATCHES, "return range(n_windows - n_val), range(",
-                "return range(n_windows), range(")]),
+                "return range(n_windows), range("),
+               (BATCHES, "return np.setdiff1d(np.arange(n_windows), val, assume_unique=True), val",
+                "return np.arange(n_windows), val")]),
 ]
 
 WINDOWS = [
     fault("windows-overlap", "a window begins with the last token of the one before",
           "ours: one token in seq is trained on twice, and counts differ from what was promised",
-          cpu=[(BATCHES, "shard[:len(shard) // width * width].reshape(-1, width)",
-                "np.lib.stride_tricks.sliding_window_view(\n"
-                "            shard, width)[::seq_length] if len(shard) >= width else "
-                "shard[:0].reshape(0, width)")]),
+          cpu=[(BATCHES, "np.cumsum([0] + [len(shard) // width for",
+                "np.cumsum([0] + [(len(shard) - 1) // seq_length for"),
+               (BATCHES, "start = int(i - self._starts[shard]) * (self.seq_length + 1)",
+                "start = int(i - self._starts[shard]) * self.seq_length")]),
     fault("windows-skip-a-token", "between two windows a token is lost",
           "ours: the stride is one too long",
-          cpu=[(BATCHES, "shard[:len(shard) // width * width].reshape(-1, width)",
-                "shard[:len(shard) // (width + 1) * (width + 1)].reshape(\n"
-                "            -1, width + 1)[:, :width]")]),
+          cpu=[(BATCHES, "np.cumsum([0] + [len(shard) // width for",
+                "np.cumsum([0] + [len(shard) // (width + 1) for"),
+               (BATCHES, "start = int(i - self._starts[shard]) * (self.seq_length + 1)",
+                "start = int(i - self._starts[shard]) * (self.seq_length + 2)")]),
     fault("targets-two-ahead", "the target of a position is the token after the next",
           "ours: labels shifted by the data and by the loss",
           cpu=[(BATCHES, "np.ascontiguousarray(rows[:, 1:])",

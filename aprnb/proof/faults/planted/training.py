@@ -158,8 +158,8 @@ EVALUATION_FAULTS = [
           "reference",
           cpu=[(EVALUATE, "                raise NonFiniteError(f\"evaluation: the loss of window "
                 "{bad} is not finite\")\n", "                continue\n"),
-               (EVALUATE, "Evaluation(total / tokens, tokens", "Evaluation("
-                "total / max(tokens, 1), tokens")]),
+               (EVALUATE, "Evaluation(math.fsum(sums) / tokens, tokens", "Evaluation("
+                "math.fsum(sums) / max(tokens, 1), tokens")]),
     fault("evaluation-of-nothing-is-zero", "a mean over no window is 0.0 and not an error",
           "reference",
           cpu=[(EVALUATE, "        raise CheckError(\"evaluation: there is no window to evaluate; "
@@ -172,9 +172,10 @@ EVALUATION_FAULTS = [
                 "return losses.reshape(self.batch_size, -1)")]),
     fault("evaluation-averages-batches", "a short last batch weighs as much as a full one",
           "ours: a mean of means",
-          cpu=[(EVALUATE, "            total += losses.sum(dtype=np.float64)\n",
-                "            total += losses.mean(dtype=np.float64) * self.batch_size"
-                " * losses.shape[1]\n"),
+          cpu=[(EVALUATE, "            sums += [float(window.sum(dtype=np.float64)) for window in "
+                "losses]\n",
+                "            sums += [float(losses.mean(dtype=np.float64)) * self.batch_size"
+                " * losses.shape[1]]\n"),
                (EVALUATE, "            tokens += losses.size\n",
                 "            tokens += self.batch_size * losses.shape[1]\n")]),
     fault("logits-add-to-the-gradient-left-there", "the loss reads what the backward pass left",
@@ -192,7 +193,7 @@ EVALUATION_FAULTS = [
                 "np.array(self.decoder.losses(self.targets))")]),
     fault("validation-is-the-training-loss", "the validation loss of an epoch is its training loss",
           "ours: the best checkpoint chosen by the wrong loss",
-          cpu=[(LOOP, "val_loss = self._evaluate()",
+          cpu=[(LOOP, 'val_loss = self._evaluate(f"at epoch {at.epoch}")',
                 "val_loss = at.loss_sum_nats / at.recorded_in_epoch")]),
     fault("losses-in-bits", "the cross-entropy uses log2", "reference",
           cpu=[("aprnb/oracle/linear_cross_entropy.py", "top + np.log(total) - hit)",
