@@ -11,10 +11,10 @@ from shared import shared
 from aprnb.data import ngrams
 from aprnb.data.audit import MeaninglessData, audit, refuse_degenerate, refuse_meaningless
 from aprnb.data.corpus import Corpus
-from aprnb.data.encode import encode_corpus
+from aprnb.data.encode import EncodeOptions, encode_corpus
 from aprnb.data.shards import ShardError, open_dataset
 from aprnb.data.tokenizer import from_json, load_tokenizer
-from aprnb.errors import CheckError
+from aprnb.errors import CheckError, Interrupted, StorageError
 from tolerance import FUNCTION, gamma
 
 VOCAB = 1024
@@ -140,7 +140,8 @@ def test_real_text_passes_and_its_numbers_are_right(tmp_path):
     assert (report["distinct"], report["tokens"]) == (len(shares), N)
     assert report["unknown_percent"] == 0
     text = small_tokenizer().decode(ids)
-    assert report["tokens_per_byte"] == pytest.approx(N / len(text.encode()), rel=gamma(8))
+    spelled = len(text.replace("<|endoftext|>", "").encode())
+    assert report["tokens_per_byte"] == pytest.approx((ids != 0).sum() / spelled, rel=gamma(8))
     top = report["most_frequent"][0]
     values, counts = np.unique(ids, return_counts=True)
     assert top["id"] == values[counts.argmax()]
@@ -164,13 +165,61 @@ def test_heldout_tokens_of_the_shared_checkpoint_pass(tmp_path):
 
 
 @pytest.mark.parametrize("text, message", [
-    ("", "empty corpus"), ("x", "every token"), ("hello " * 9000, "degenerate"),
+    ("x", "every token"), ("hello " * 9000, "degenerate"),
     ("\n" * 500, "degenerate"), ("\x00" * 9000, "degenerate")])
-def test_encoding_a_degenerate_corpus_is_refused_and_leaves_nothing(tmp_path, text, message):
+def test_a_degenerate_corpus_is_refused_its_shards_are_kept_and_an_option_takes_it(
+        tmp_path, text, message):
     (tmp_path / "a.txt").write_text(text)
-    with pytest.raises(CheckError, match=message):
+    out, kept = tmp_path / "new" / "out", tmp_path / "new" / "out.degenerate"
+    for where in (kept, tmp_path / "new" / "out.degenerate-2"):
+        with pytest.raises(CheckError, match=f"{message}.*kept in {where}:.*--allow-degenerate"):
+            encode_corpus(Corpus([tmp_path / "a.txt"]), small_tokenizer(), out)
+        assert not out.exists() and open_dataset(where).tokens
+    manifest, report = encode_corpus(Corpus([tmp_path / "a.txt"]), small_tokenizer(), out,
+                                     EncodeOptions(allow_degenerate=True))
+    assert manifest["audit"] == {"findings": report["findings"], "allowed": True}
+    assert json.loads((out / "manifest.json").read_text()) == manifest
+    assert (out / "shard-00000.bin").read_bytes() == (kept / "shard-00000.bin").read_bytes()
+    assert "degenerate corpus, taken all the same: " + report["findings"][0] in str(
+        open_dataset(out).warnings)
+    assert "not taken" in str(open_dataset(kept).warnings)
+
+
+def test_an_empty_corpus_leaves_nothing(tmp_path):
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(CheckError, match="empty corpus"):
         encode_corpus(Corpus([tmp_path / "a.txt"]), small_tokenizer(), tmp_path / "new" / "out")
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("error, kind", [
+    (OSError(24, "Too many open files"), StorageError), (KeyboardInterrupt(), Interrupted),
+    (MemoryError(), CheckError), (CheckError("no"), CheckError)])
+def test_what_was_encoded_is_kept_when_its_audit_fails(tmp_path, monkeypatch, error, kind):
+    (tmp_path / "a.txt").write_text("".join(stdlib_texts(500_000)))
+
+    def failing(*_):
+        raise error
+    monkeypatch.setattr("aprnb.data.encode.audit", failing)
+    with pytest.raises(kind, match="audit failed.*kept in .*out.unaudited"):
+        encode_corpus(Corpus([tmp_path / "a.txt"]), small_tokenizer(), tmp_path / "out")
+    monkeypatch.undo()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.txt", "out.unaudited"]
+    assert judge(tmp_path / "out.unaudited")["ok"]
+
+
+def test_tokens_per_byte_leave_out_the_separators(tmp_path):
+    """Short documents of one token a byte have more tokens than bytes, separators counted in."""
+    digits = RANDOM.integers(0, 10, 3000)
+    numbers = [small_tokenizer().vocabulary[str(d)] for d in digits]
+    documents = "\n".join(json.dumps({"content": str(d)}) for d in digits)
+    (tmp_path / "a.jsonl").write_text(documents)
+    _, report = encode_corpus(Corpus([tmp_path / "a.jsonl"]), small_tokenizer(), tmp_path / "out",
+                              EncodeOptions(allow_degenerate=True))
+    assert report["tokens"] == 2 * len(numbers) - 1 and report["tokens_per_byte"] == 1
+    (tmp_path / "out" / "manifest.json").unlink()
+    again = audit(open_dataset(tmp_path / "out"), small_tokenizer())
+    assert again["tokens_per_byte"] == 1
 
 
 PREFLIGHT = {"one repeated token": (np.full(N, 17), "every token has id 17"),

@@ -220,8 +220,20 @@ def test_a_forced_run_that_fails_keeps_the_older_output(here):
     before = {file.name: file.read_bytes() for file in (here / "out").iterdir()}
     for file in (here / "src").iterdir():
         file.write_text("a" * 1000)
-    refused(encode(here, "--force"), 5, "degenerate")
+    refused(encode(here, "--force"), 5, "degenerate", "out.degenerate")
     assert {file.name: file.read_bytes() for file in (here / "out").iterdir()} == before
+
+
+def test_a_refused_corpus_is_taken_where_it_is_kept(here):
+    for file in (here / "src").iterdir():
+        file.write_text("a" * 1000)
+    assert encode(here).returncode == 5
+    kept = here / "out.degenerate"
+    refused(aprnb("audit", kept), 5, "--allow-degenerate")
+    taken = aprnb("audit", kept, "--allow-degenerate")
+    assert taken.returncode == 0 and "warning: --allow-degenerate: " in taken.stderr
+    assert json.loads((kept / "manifest.json").read_text())["audit"]["allowed"] is True
+    assert encode(here, "--allow-degenerate").returncode == 0
 
 
 def shards(here, ids):

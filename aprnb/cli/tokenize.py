@@ -35,6 +35,9 @@ FIELD = click.option("--content-field", default="content", show_default=True,
 OUTPUT = click.option("--output", required=True, metavar="DIR", type=NamedPath(),
                       help="New folder; appears whole or not at all.")
 
+ALLOW = click.option("--allow-degenerate", is_flag=True,
+                     help="Take what the audit refuses; the manifest records what it found.")
+
 PROGRESS_SECONDS = 2.0  # between two lines
 COLUMNS = 100  # of a table
 
@@ -114,8 +117,9 @@ Examples:
 
 \b
 Exit codes: 0 success; 2 usage; 3 corpus or tokenizer not found; 4 not a tokenizer; 5 output exists,
-vocabulary not byte-level, degenerate corpus, or more than 1 % of the bytes are not UTF-8 (nothing
-is left behind); 7 I/O, disk full; 9 pyarrow missing; 130 interrupted.""")
+vocabulary not byte-level, degenerate corpus (the shards are kept beside the output), or more than
+1 % of the bytes are not UTF-8 (nothing is left behind); 7 I/O, disk full; 9 pyarrow missing; 130
+interrupted.""")
 @CORPUS
 @click.option("--tokenizer", "tokenizer_path", required=True, metavar="DIR-or-FILE",
               type=NamedPath(),
@@ -131,15 +135,17 @@ is left behind); 7 I/O, disk full; 9 pyarrow missing; 130 interrupted.""")
 @click.option("--num-workers", default=None, type=click.IntRange(1, 1024), metavar="N",
               help="Threads that encode  [default: all cores]; the shards do not depend on it.")
 @FORCE
+@ALLOW
 @click.option("--quiet", is_flag=True, help="No progress lines on stderr.")
 @JSON
 def encode_corpus(paths, tokenizer_path, output, shard_tokens, content_field, eos_policy,
-                  num_workers, force, quiet, as_json):
+                  num_workers, force, allow_degenerate, quiet, as_json):
     """Turn a corpus into token shards, and audit them."""
     from ..data.corpus import Corpus
     from ..data.encode import EncodeOptions, encode_corpus as encode
     from ..data.tokenizer import load_tokenizer
-    options = EncodeOptions(shard_tokens, eos_policy, num_workers or os.cpu_count() or 1)
+    options = EncodeOptions(shard_tokens, eos_policy, num_workers or os.cpu_count() or 1,
+                            allow_degenerate)
     tokenizer = load_tokenizer(tokenizer_path)
     corpus = Corpus(paths, content_field)
     warn_skipped(corpus)
@@ -153,6 +159,7 @@ def encode_corpus(paths, tokenizer_path, output, shard_tokens, content_field, eo
               f"{counted(manifest['shard_count'], 'shard')}, "
               f"{counted(manifest['total_documents'], 'document')}")
         print_audit(audited)
+    overruled(audited)
 
 
 @tokenize.command(epilog="""\b
@@ -171,11 +178,12 @@ the same), unreadable shard, or an id >= the vocabulary; 7 I/O.""")
               help="For the texts of tokens  [default: the tokenizer.json beside the shards].")
 @click.option("--val-shard", metavar="DIR", type=NamedPath(),
               help="Validation shards  [default: the last 5 % of the tokens].")
+@ALLOW
 @JSON
-def audit(dataset, vocab_size, tokenizer_path, val_shard, as_json):
+def audit(dataset, vocab_size, tokenizer_path, val_shard, allow_degenerate, as_json):
     """Say what the shards hold, and refuse what cannot be text."""
-    from ..data.audit import audit as audit_dataset, refuse_degenerate
-    from ..data.shards import check_tokenizer, open_dataset
+    from ..data.audit import audit as audit_dataset, refuse_degenerate, verdict
+    from ..data.shards import check_tokenizer, open_dataset, record_verdict
     from ..data.tokenizer import load_tokenizer
     opened = open_dataset(dataset)
     tokenizer_path = tokenizer_path or opened.tokenizer_file
@@ -190,7 +198,13 @@ def audit(dataset, vocab_size, tokenizer_path, val_shard, as_json):
         print_audit(audited)
     for line in opened.warnings:
         warn(line)
-    refuse_degenerate(audited)
+    if allow_degenerate:
+        overruled(audited)
+        if record_verdict(opened, verdict(audited, True)):
+            return
+        warn(f"{dataset}: has no manifest.json of its own, so nothing is recorded")
+    else:
+        refuse_degenerate(audited, "; --allow-degenerate takes it all the same")
 
 
 @tokenize.command("repair-manifest", epilog="""\b
@@ -236,6 +250,12 @@ def size_line(summary):
 def warn(text):
     """A warning on stderr, which never changes the exit code."""
     print(f"warning: {text}", file=sys.stderr)
+
+
+def overruled(audited):
+    """Say what the audit found where --allow-degenerate took the corpus all the same."""
+    for finding in audited["findings"]:
+        warn(f"--allow-degenerate: {finding}")
 
 
 def warn_skipped(corpus):

@@ -20,7 +20,7 @@ MAX_UNKNOWN = 0.01  # share of unknown tokens
 MAX_REPEATED = 0.45  # share of repeated 13-token windows; Python's standard library: 0.22 to 0.27
 MAX_SHARED = 0.5  # share of validation's windows that stand in training; standard library: 0.01
 MAX_INVALID = 0.1  # share of U+FFFD among the decoded characters
-VALIDATION_SHARE = 0.05  # of the tokens: the tail that pretrain would validate on
+VALIDATION_SHARE = 0.05  # of the tokens: the tail that stands for validation data
 SAMPLE_SLICES, SLICE_TOKENS = 8, 8192  # what is decoded
 SHOWN_CHARS, SHOWN_IDS = 240, 10
 
@@ -96,7 +96,7 @@ def audit(dataset, tokenizer=None, val=None, vocab_size=None):
     report = {"schema": SCHEMA, "path": str(dataset.path), "shards": len(dataset.shards),
               "tokens": dataset.tokens, "vocab_size": vocab_size}
     report |= id_report(counts, vocab_size, tokenizer)
-    report |= text_report(dataset, tokenizer)
+    report |= text_report(dataset, tokenizer, counts)
     report |= repeat_report(dataset, val)
     report["validation"] = str(val.path) if val else "tail"
     report["findings"] = findings(report, counts, dataset)
@@ -122,11 +122,16 @@ def share_of(counts, token):
     return float(counts[token] / counts.sum()) if token < len(counts) else 0.0
 
 
-def text_report(dataset, tokenizer):
-    """Tokens per byte (from the manifest, else from the sample) and what the sample says."""
+def text_report(dataset, tokenizer, counts):
+    """Tokens per byte (from the manifest, else from the sample) and what the sample says.
+
+    The end-of-text tokens that separate documents stand for no byte and are not counted.
+    """
     known = dataset.bytes_per_token
-    report = {"tokens_per_byte": 1 / known if known else None, "invalid_percent": None,
-              "sample": None}
+    eos = (dataset.manifest or {}).get("eos_token_id", tokenizer and tokenizer.eos_id)
+    separators = share_of(counts, eos) if type(eos) is int and eos >= 0 else 0.0
+    report = {"tokens_per_byte": (1 - separators) / known if known else None,
+              "invalid_percent": None, "sample": None}
     if tokenizer:
         slices = sample_slices(dataset)
         texts = [tokenizer.decode(ids) for ids in slices]
@@ -134,7 +139,10 @@ def text_report(dataset, tokenizer):
         report["invalid_percent"] = 100 * text.count("\ufffd") / max(1, len(text))
         report["sample"] = texts[len(texts) // 2][:SHOWN_CHARS]
         if not known:
-            report["tokens_per_byte"] = sum(map(len, slices)) / max(1, len(text.encode()))
+            ends = sum(int(np.count_nonzero(ids == eos)) for ids in slices)
+            spelled = len(tokenizer.decode([eos]).encode()) if ends else 0
+            report["tokens_per_byte"] = ((sum(map(len, slices)) - ends)
+                                         / max(1, len(text.encode()) - ends * spelled))
     return report
 
 
@@ -193,8 +201,13 @@ def findings(report, counts, dataset):
     return [reason for reason in found if reason]
 
 
-def refuse_degenerate(report):
+def refuse_degenerate(report, way_out=""):
     """MeaninglessData with all findings of an audit report, if there are any."""
     if report["findings"]:
         raise MeaninglessData(f"{report['path']}: degenerate corpus: "
-                              + "; ".join(report["findings"]))
+                              + "; ".join(report["findings"]) + way_out)
+
+
+def verdict(report, allowed):
+    """What a manifest records of an audit: the findings, and whether they were overruled."""
+    return {"findings": report["findings"], "allowed": bool(report["findings"] and allowed)}

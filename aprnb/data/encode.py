@@ -12,13 +12,14 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import CheckError, UsageError
+from ..errors import AprnbError, CheckError, Interrupted, StorageError, UsageError
 from ..formats.atomic import replace_folder, write_json
-from .audit import audit, refuse_degenerate
+from .audit import audit, refuse_degenerate, verdict
 from .shards import MANIFEST, OURS, SCHEMA, ShardWriter, open_dataset, totals
 
 EOS_POLICIES = ("none", "between", "after")
@@ -35,6 +36,8 @@ class EncodeOptions:
     eos_policy: str = "between"
     """End-of-text before every document but the first, after every document, or nowhere."""
     workers: int = 1
+    allow_degenerate: bool = False
+    """Take a corpus that the audit refuses; the manifest records its findings either way."""
 
     def __post_init__(self):
         if self.eos_policy not in EOS_POLICIES:
@@ -48,8 +51,10 @@ def encode_corpus(corpus, tokenizer, output, options=EncodeOptions(), force=Fals
     """Write shards, manifest.json and tokenizer.json into the new folder `output`; audit them.
 
     `progress(done_bytes, total_bytes, tokens)` is called after every batch. Returns (manifest,
-    audit report). Nothing is left behind on failure. Errors: CheckError (output exists, no
-    end-of-text token, empty or degenerate corpus), StorageError (disk).
+    audit report). Nothing is left behind of a corpus that could not be encoded; one that was, and
+    is refused or cannot be audited, is kept beside `output`, as the message says. Errors:
+    CheckError (output exists, no end-of-text token, empty or degenerate corpus), StorageError
+    (disk).
     """
     started = time.perf_counter()
     eos = end_of_text(tokenizer, options.eos_policy)
@@ -63,9 +68,42 @@ def encode_corpus(corpus, tokenizer, output, options=EncodeOptions(), force=Fals
         manifest = describe(corpus, tokenizer, writer.shards, options) | {
             "eos_token_count": eos_count, "elapsed_seconds": time.perf_counter() - started}
         write_json(folder / MANIFEST, manifest)
-        report = audit(open_dataset(folder), tokenizer) | {"path": str(output)}
-        refuse_degenerate(report)
+        report = audited(folder, Path(output), tokenizer)
+        manifest["audit"] = verdict(report, options.allow_degenerate)
+        write_json(folder / MANIFEST, manifest)
+        if not options.allow_degenerate and report["findings"]:
+            kept = keep_beside(folder, Path(output), "degenerate")
+            refuse_degenerate(report, f". The shards are whole and kept in {kept}: look at them "
+                              "with `aprnb tokenize audit`; if they are what you want, rename the "
+                              "folder, or encode with --allow-degenerate")
     return manifest, report
+
+
+def audited(folder, output, tokenizer):
+    """The audit report of the encoded shards in `folder`, which will be `output`.
+
+    Whatever goes wrong, the shards were finished and are kept.
+    """
+    try:
+        return audit(open_dataset(folder), tokenizer) | {"path": str(output)}
+    except BaseException as error:  # Ctrl-C too
+        kept = keep_beside(folder, output, "unaudited")
+        kind = (type(error) if isinstance(error, AprnbError) else
+                Interrupted if isinstance(error, KeyboardInterrupt) else
+                StorageError if isinstance(error, OSError) else CheckError)
+        reason = str(error).replace(str(folder), str(kept)) or type(error).__name__
+        raise kind(f"{output}: the corpus is encoded, but its audit failed: {reason}. The shards "
+                   f"are whole and kept in {kept}: `aprnb tokenize audit` tries again, then "
+                   "rename the folder") from error
+
+
+def keep_beside(folder, output, why):
+    """Rename finished shards to OUTPUT.WHY, or to the first free OUTPUT.WHY-N; returns the path."""
+    output = output.resolve()
+    names = (f"{output.name}.{why}{'' if n == 1 else f'-{n}'}" for n in count(1))
+    kept = next(path for name in names if not (path := output.with_name(name)).exists())
+    os.replace(folder, kept)
+    return kept
 
 
 def end_of_text(tokenizer, policy):

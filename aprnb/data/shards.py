@@ -89,7 +89,8 @@ def open_dataset(path, vocab_size=None, tokenizer_digest=None):
     if not path.is_dir() and file_entry(manifest, path.name) is None:
         manifest = None  # the neighbours' manifest says nothing about this file
     shards = open_shards(files)
-    dataset = Dataset(path, files, shards, manifest, warnings_of(path, manifest))
+    warnings = warnings_of(path, manifest) + warnings_of_audit(path, manifest)
+    dataset = Dataset(path, files, shards, manifest, warnings)
     if manifest:
         check_shards(dataset)
         check_tokenizer(dataset, vocab_size, tokenizer_digest)
@@ -109,6 +110,17 @@ def warnings_of(path, manifest):
         return ()
     return (f"{path}: no {MANIFEST}; shards are read as they are, in lexical order "
             "(`aprnb tokenize repair-manifest` writes one)",)
+
+
+def warnings_of_audit(path, manifest):
+    """What the audit found when the shards were encoded, whether it was overruled or not."""
+    verdict = manifest.get("audit") if manifest else None
+    found = verdict.get("findings") if isinstance(verdict, dict) else None
+    if not found:
+        return ()
+    how = "taken all the same" if verdict.get("allowed") else "not taken"
+    return (f"{path}: its audit found a degenerate corpus, {how}: "
+            + "; ".join(map(str, found if isinstance(found, list) else [found])),)
 
 
 def crc32_of(shard):
@@ -276,3 +288,11 @@ def count_id(shards, token):
     if token is None:
         return None
     return sum(int(np.count_nonzero(shard[:] == token)) for shard in shards)
+
+
+def record_verdict(dataset, verdict):
+    """Write an audit's verdict into the manifest of a dataset folder; whether there was one."""
+    if not (dataset.manifest and dataset.path.is_dir()):
+        return False
+    write_json(dataset.path / MANIFEST, dataset.manifest | {"audit": verdict})
+    return True

@@ -1,9 +1,10 @@
 """Faults of what a run is given: validation windows, corpora, token files, the command line."""
 from ..fault import fault
 
-BATCHES, INPUTS, LOOP, ONCE, SCORE, SETTINGS = (
-    f"aprnb/{part}.py" for part in ("data/batches", "train/inputs", "train/loop", "cli/once",
-                                    "train/score", "train/settings"))
+AUDIT, BATCHES, ENCODE, INPUTS, LOOP, MAPS, ONCE, SCORE, SETTINGS = (
+    f"aprnb/{part}.py" for part in ("data/audit", "data/batches", "data/encode", "train/inputs",
+                                    "train/loop", "data/maps", "cli/once", "train/score",
+                                    "train/settings"))
 
 COMMAND_LINE = [
     fault("last-value-wins", "of two values of an option the last is used",
@@ -55,4 +56,23 @@ VALIDATION = [
                 "indices = range(min(len(windows), drawn))")]),
 ]
 
-FAULTS = COMMAND_LINE + VALIDATION
+SHARDS_KEPT = [
+    fault("a-map-for-every-shard", "every shard keeps its map, and with it a file descriptor",
+          "common: np.memmap", cpu=[(MAPS, "lru_cache(OPEN_MAPS)(map_file)",
+                                     "lru_cache(None)(map_file)")]),
+    fault("refused-shards-deleted", "what was encoded goes when the audit refuses it",
+          "ours: hours of work thrown away after they were done",
+          cpu=[(ENCODE, "    os.replace(folder, kept)\n", "")]),
+    fault("unaudited-shards-deleted", "what was encoded goes when the audit fails",
+          "ours: 1,300 shards, and too many open files",
+          cpu=[(ENCODE, '        kept = keep_beside(folder, output, "unaudited")\n',
+                "        kept = output\n")]),
+    fault("degenerate-unrecorded", "nothing says that the audit was overruled",
+          "ours: whoever trains on it later does not know",
+          cpu=[(AUDIT, 'bool(report["findings"] and allowed)', "False")]),
+    fault("separators-count-as-tokens-of-text", "end-of-text tokens stand for bytes",
+          "ours: numbers of one digit a token were refused",
+          cpu=[(AUDIT, "(1 - separators) / known", "1 / known")]),
+]
+
+FAULTS = COMMAND_LINE + VALIDATION + SHARDS_KEPT
