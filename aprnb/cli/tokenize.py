@@ -28,8 +28,11 @@ class NamedPath(click.Path):
 
 CORPUS = click.option("--corpus", "paths", multiple=True, required=True, metavar="PATH",
                       type=NamedPath(),
-                      help=".jsonl, .txt, .py, .parquet (extra `data`) or a folder of them; "
-                           "repeat it for more.")
+                      help=".jsonl, .json, .txt, .py, these as .gz or .zst, .parquet (.zst and "
+                           ".parquet: extra `data`), or a folder of them; repeat it for more.")
+INCLUDE = click.option("--include", multiple=True, metavar="NAME",
+                       help="A folder or file that is left out for its name: test, tests, valid, "
+                            "val, dev, eval, .hidden, node_modules; repeat it for more.")
 FIELD = click.option("--content-field", default="content", show_default=True,
                      help="Field or column that holds the text of .jsonl and .parquet.")
 OUTPUT = click.option("--output", required=True, metavar="DIR", type=NamedPath(),
@@ -40,6 +43,8 @@ ALLOW = click.option("--allow-degenerate", is_flag=True,
 
 PROGRESS_SECONDS = 2.0  # between two lines
 COLUMNS = 100  # of a table
+SHOWN = 8  # names of what is skipped for one reason
+TAKEN_BY_NAME = ("hidden", "cache", "virtual environment", "held out by its name")
 
 
 @click.group(epilog="""\b
@@ -61,7 +66,7 @@ Examples:
 
 \b
 Exit codes: 0 success; 2 usage; 3 corpus not found; 5 output exists, nothing to train on, or more
-than 1 % of the bytes are not UTF-8; 7 I/O; 9 pyarrow missing; 130 interrupted.""")
+than 1 % of the bytes are not UTF-8; 7 I/O; 9 pyarrow or zstandard missing; 130 interrupted.""")
 @CORPUS
 @click.option("--vocab-size", required=True, metavar="N",
               type=click.IntRange(257, MOST_TOKENS),
@@ -71,15 +76,15 @@ than 1 % of the bytes are not UTF-8; 7 I/O; 9 pyarrow missing; 130 interrupted."
               help="Occurrences that a pair needs to be merged.")
 @OUTPUT
 @FIELD
+@INCLUDE
 @FORCE
 @JSON
-def train(paths, vocab_size, min_frequency, output, content_field, force, as_json):
+def train(paths, vocab_size, min_frequency, output, content_field, include, force, as_json):
     """Learn a byte-level BPE vocabulary from a corpus."""
-    from ..data.corpus import Corpus
     from ..data.vocabulary import train_folder
-    corpus = Corpus(paths, content_field)
-    warn_skipped(corpus)
+    corpus = open_corpus(paths, content_field, include)
     summary = train_folder(corpus, vocab_size, output, min_frequency, force)
+    summary["skipped"] = corpus.left_out_summary()
     if summary["vocab_size"] < vocab_size:
         warn(f"the corpus yields {summary['vocab_size']} tokens, {vocab_size} were asked for")
     report(summary, as_json, f"{output}: {size_line(summary)}, end of text {summary['eos_token']} "
@@ -118,8 +123,8 @@ Examples:
 \b
 Exit codes: 0 success; 2 usage; 3 corpus or tokenizer not found; 4 not a tokenizer; 5 output exists,
 vocabulary not byte-level, degenerate corpus (the shards are kept beside the output), or more than
-1 % of the bytes are not UTF-8 (nothing is left behind); 7 I/O, disk full; 9 pyarrow missing; 130
-interrupted.""")
+1 % of the bytes are not UTF-8 (nothing is left behind); 7 I/O, disk full; 9 pyarrow or zstandard
+missing; 130 interrupted.""")
 @CORPUS
 @click.option("--tokenizer", "tokenizer_path", required=True, metavar="DIR-or-FILE",
               type=NamedPath(),
@@ -129,6 +134,7 @@ interrupted.""")
               type=click.IntRange(1, MOST_COUNT),
               help="A shard closes after the document that brings it to N tokens.")
 @FIELD
+@INCLUDE
 @click.option("--eos-policy", default="between", show_default=True,
               type=click.Choice(["none", "between", "after"]),
               help="Where an end-of-text token goes.")
@@ -138,17 +144,15 @@ interrupted.""")
 @ALLOW
 @click.option("--quiet", is_flag=True, help="No progress lines on stderr.")
 @JSON
-def encode_corpus(paths, tokenizer_path, output, shard_tokens, content_field, eos_policy,
+def encode_corpus(paths, tokenizer_path, output, shard_tokens, content_field, include, eos_policy,
                   num_workers, force, allow_degenerate, quiet, as_json):
     """Turn a corpus into token shards, and audit them."""
-    from ..data.corpus import Corpus
     from ..data.encode import EncodeOptions, encode_corpus as encode
     from ..data.tokenizer import load_tokenizer
     options = EncodeOptions(shard_tokens, eos_policy, num_workers or os.cpu_count() or 1,
                             allow_degenerate)
     tokenizer = load_tokenizer(tokenizer_path)
-    corpus = Corpus(paths, content_field)
-    warn_skipped(corpus)
+    corpus = open_corpus(paths, content_field, include)
     manifest, audited = encode(corpus, tokenizer, output, options, force,
                                None if quiet else Progress())
     if as_json:
@@ -159,6 +163,7 @@ def encode_corpus(paths, tokenizer_path, output, shard_tokens, content_field, eo
               f"{counted(manifest['shard_count'], 'shard')}, "
               f"{counted(manifest['total_documents'], 'document')}")
         print_audit(audited)
+    warn_empty(manifest["empty_documents"])
     overruled(audited)
 
 
@@ -258,12 +263,26 @@ def overruled(audited):
         warn(f"--allow-degenerate: {finding}")
 
 
-def warn_skipped(corpus):
-    """Name the files that will not be read, before the long work on the others begins."""
-    if corpus.skipped:
-        names = "".join(f"\n  {file}" for file in corpus.skipped)
-        warn(f"{counted(len(corpus.skipped), 'file')} skipped, not UTF-8 "
-             f"({counted(corpus.skipped_nbytes, 'byte')}):{names}")
+def open_corpus(paths, content_field, include):
+    """The corpus, after saying what of it will not be read, before the long work begins."""
+    from ..data.corpus import Corpus
+    corpus = Corpus(paths, content_field, include)
+    for reason, names in corpus.left_out.items():
+        shown = "".join(f"\n  {name}" for name in names[:SHOWN])
+        more = f"\n  and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+        size = f" ({counted(corpus.skipped_nbytes, 'byte')})" if reason == "not UTF-8" else ""
+        hint = "; --include NAME reads them" if reason in TAKEN_BY_NAME else ""
+        warn(f"{counted(len(names), 'entry')} of the corpus skipped, {reason}{size}{hint}:"
+             f"{shown}{more}")
+    if corpus.repeated:
+        warn(f"{counted(corpus.repeated, 'file')} named by more than one --corpus, read as often")
+    return corpus
+
+
+def warn_empty(n):
+    """Say how many documents held no character; they are no documents of the shards."""
+    if n:
+        warn(f"{counted(n, 'document')} without a character skipped")
 
 
 class Progress:

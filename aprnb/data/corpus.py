@@ -1,24 +1,28 @@
-"""Documents of a corpus: .jsonl (one object a line), .txt and .py (one file), .parquet (one row).
+"""Documents of a corpus: records of .jsonl and .json, whole .txt and .py, rows of .parquet.
 
-Folders are walked recursively, in lexical order, taking the suffixes above. Every text file is
-checked for UTF-8 before the first document is read: files that are not are skipped, counted and
-named, and when they hold more than 1 % of the bytes the corpus is refused. Nothing in a text is
-changed: CRLF, byte-order marks and trailing spaces stay. Memory is bounded by PIECE_CHARS, or by
-the longest line of a .jsonl, however large the corpus.
+Texts may be packed as .gz or .zst, and links are followed; walk.py says what of a folder is read
+and names the rest. Every text file is checked for UTF-8 before the first document is read: files
+that are not are skipped, counted and named, and when they hold more than 1 % of the bytes the
+corpus is refused. Nothing in a text is changed: CRLF, byte-order marks and trailing spaces stay.
+Memory is bounded by PIECE_CHARS, or by the longest record, however large the corpus.
 """
 import codecs
+import io
 import json
 import os
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import CheckError, MissingPackageError, NotFoundError, UsageError
+from ..errors import CheckError, MissingPackageError
 from .cuts import last_cut
+from .json_values import JsonValues
+from .unpack import READ_BYTES, unpacked
+from .walk import SUFFIXES, Walk, kind_of, summary
 
-SUFFIXES = (".jsonl", ".txt", ".py", ".parquet")
 MAX_SKIPPED = 0.01  # share of the bytes that may lie in files that are not UTF-8
-READ_BYTES = 1 << 20
 PIECE_CHARS = 1 << 24  # a longer .txt or .py is read in pieces, cut at the end of a line
+JSON_TYPES = {type(None): "null", bool: "true or false", int: "a number", float: "a number",
+              list: "an array", dict: "an object"}
 
 
 class Document(NamedTuple):
@@ -36,25 +40,53 @@ class Document(NamedTuple):
 class Corpus:
     """The documents of files and folders, in a fixed order; iterate to stream them.
 
-    Errors: NotFoundError, UsageError (suffix), CheckError (no file, > 1 % not UTF-8, bad line),
-    MissingPackageError (.parquet without pyarrow).
+    `include` takes what folders leave out for its name. Errors: NotFoundError, UsageError (suffix,
+    pipe, include), CheckError (no file, > 1 % not UTF-8, bad record, damaged .gz or .zst),
+    MissingPackageError (.parquet without pyarrow, .zst without zstandard).
     """
 
-    def __init__(self, paths, content_field="content"):
+    def __init__(self, paths, content_field="content", include=()):
         self.content_field = content_field
-        found = [file for path in paths for file in files_of(Path(path))]
-        if not found:
-            raise CheckError(f"{', '.join(map(str, paths))}: no {', '.join(SUFFIXES)} file; "
-                             "an empty corpus cannot be used")
-        if any(file.suffix == ".parquet" for file in found):
+        walk = Walk([Path(path) for path in paths], include)
+        self.left_out = walk.left_out
+        """Reason -> names of what was found and is not read."""
+        if any(kind_of(file).suffix == ".parquet" for file in walk.files):
             parquet_reader()
-        bad = {file for file in found if file.suffix != ".parquet" and not is_utf8(file)}
+        found = []
+        for file in walk.files:
+            if file not in walk.named and kind_of(file).suffix == ".json" \
+                    and not self.holds_records(file):
+                walk.leave_out(f"no record with a text in field {content_field!r}", file)
+            else:
+                found.append(file)
+        if not found:
+            raise CheckError(f"{', '.join(map(str, paths))}: no {', '.join(SUFFIXES)} file"
+                             f"{self.left_out_in_words()}; an empty corpus cannot be used")
+        bad = {file for file in found if kind_of(file).suffix != ".parquet" and not is_utf8(file)}
         self.files = [file for file in found if file not in bad]
         self.skipped = [file for file in found if file in bad]
+        for file in self.skipped:
+            walk.leave_out("not UTF-8", file)
         self.nbytes = sum(file.stat().st_size for file in self.files)
         """Bytes in the files that will be read."""
         self.skipped_nbytes = sum(file.stat().st_size for file in self.skipped)
+        self.empty = 0
+        """Documents without a character that the last iteration came across."""
         self.refuse_invalid()
+
+    def left_out_in_words(self):
+        """" (left out: 3 hidden, 1 unknown suffix)", or nothing."""
+        counts = ", ".join(f"{len(names)} {reason}" for reason, names in self.left_out.items())
+        return f" (left out: {counts})" if counts else ""
+
+    def left_out_summary(self):
+        """What is not read, by reason, with counts and the first names; JSON-able."""
+        return summary(self.left_out)
+
+    @property
+    def repeated(self):
+        """How many files are read more than once, being named by more than one path."""
+        return len(self.files) - len({os.path.realpath(file) for file in self.files})
 
     def refuse_invalid(self):
         total = self.nbytes + self.skipped_nbytes
@@ -67,42 +99,85 @@ class Corpus:
 
     @property
     def input_format(self):
-        """Suffixes that occur, such as "jsonl" or "py+txt"."""
-        return "+".join(sorted({file.suffix[1:] for file in self.files}))
+        """Suffixes that occur, such as "jsonl" or "jsonl.gz+py"."""
+        return "+".join(sorted({"".join(kind_of(file))[1:] for file in self.files}))
 
     def __iter__(self):
+        self.empty = 0
         for file in self.files:
             try:
-                yield from self.read(file)
+                for document in self.read(file):
+                    self.empty += document.opens and not document.text
+                    yield document
             except UnicodeDecodeError as error:
                 raise CheckError(f"{file}: not UTF-8 at byte {error.start}; "
                                  "convert or remove it") from error
 
     def read(self, file):
         """Documents of one file."""
-        if file.suffix == ".jsonl":
-            return self.read_lines(file)
-        if file.suffix == ".parquet":
+        kind = kind_of(file)
+        if kind.suffix == ".parquet":
             return self.read_rows(file)
-        return read_pieces(file)
+        if kind.suffix == ".jsonl":
+            return self.read_lines(file)
+        return self.read_values(file) if kind.suffix == ".json" else read_pieces(file)
 
     def read_lines(self, file):
-        with open(file, "rb") as lines:
+        with unpacked(file) as (lines, beneath):
+            consumed = Consumed(beneath)
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield document(self.content_of(line, f"{file}:{number}"), len(line),
-                                   f"{file}:{number}")
+                    where = f"{file}:{number}"
+                    yield document(self.content_of(line, where), consumed(), where)
 
     def content_of(self, line, where):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise CheckError(f"{where}: not valid JSON: {error}") from error
-        keys = sorted(record) if isinstance(record, dict) else type(record).__name__
-        if not isinstance(record, dict) or not isinstance(record.get(self.content_field), str):
-            raise CheckError(f"{where}: no text in field {self.content_field!r}, got {keys}; "
+        return self.text_of(record, where)
+
+    def read_values(self, file):
+        with unpacked(file) as (stream, beneath):
+            consumed = Consumed(beneath)
+            values = enumerate(JsonValues(io.TextIOWrapper(stream, "utf-8")), 1)
+            try:
+                for number, record in values:
+                    where = f"{file}: record {number}"
+                    text = self.text_of(record, where)
+                    yield document(text, consumed(), where)
+            except ValueError as error:
+                if isinstance(error, UnicodeDecodeError):
+                    raise
+                raise CheckError(f"{file}: {error}") from error
+
+    def holds_records(self, file):
+        """Whether the first value of a .json is a record of this corpus: other .json abound."""
+        try:
+            with unpacked(file) as (stream, _):
+                text = io.TextIOWrapper(stream, "utf-8", errors="replace")
+                first = next(iter(JsonValues(text)), None)
+        except ValueError:
+            return False
+        return isinstance(first, dict) and isinstance(first.get(self.content_field), str)
+
+    def text_of(self, record, where):
+        """The text of a record. Errors: CheckError that says what stands in its place."""
+        field = self.content_field
+        if isinstance(record, list):
+            raise CheckError(f"{where}: an array where a record is needed, got list; a .jsonl has "
+                             "an object a line: name a file that is one array .json")
+        if not isinstance(record, dict):
+            raise CheckError(f"{where}: no text in field {field!r}, got "
+                             f"{type(record).__name__}; need an object with that field")
+        if field not in record:
+            raise CheckError(f"{where}: no text in field {field!r}, got {sorted(record)}; "
                              "name the right one with --content-field")
-        return record[self.content_field]
+        if not isinstance(record[field], str):
+            raise CheckError(f"{where}: no text in field {field!r}, which holds "
+                             f"{JSON_TYPES[type(record[field])]}; take the record out, or make it "
+                             "a text")
+        return record[field]
 
     def read_rows(self, file):
         arrow, parquet = parquet_reader()
@@ -133,36 +208,35 @@ def document(text, progress, where):
                          "not text; remove it") from error
 
 
+class Consumed:
+    """How many bytes of a corpus file were read since the last call."""
+
+    def __init__(self, beneath):
+        self._beneath, self._before = beneath, 0
+
+    def __call__(self):
+        now = self._beneath.tell()
+        before, self._before = self._before, now
+        return now - before
+
+
 def read_pieces(file):
     """One document, or pieces of about PIECE_CHARS characters that end where a line ends."""
-    with open(file, encoding="utf-8", newline="") as text:  # newline="": CRLF is kept
+    with unpacked(file) as (stream, beneath):
+        text = io.TextIOWrapper(stream, "utf-8", newline="")  # newline="": CRLF is kept
+        consumed = Consumed(beneath)
         opens, rest = True, ""
         while block := rest + text.read(PIECE_CHARS):
             cut = last_cut(block) if len(block) >= PIECE_CHARS else len(block)
             piece, rest = block[:cut], block[cut:]
-            nbytes = len(piece.encode())
-            yield Document(piece, nbytes, nbytes, opens)
+            yield Document(piece, len(piece.encode()), consumed(), opens)
             opens = False
-
-
-def files_of(path):
-    """The corpus files that a path names, folders in lexical order."""
-    if not path.exists():
-        raise NotFoundError(f"{path}: no such file or folder")
-    if path.is_file():
-        if path.suffix not in SUFFIXES:
-            raise UsageError(f"{path}: cannot read {path.suffix or 'a file without suffix'}; "
-                             f"need {', '.join(SUFFIXES)} or a folder")
-        return [path]
-    return sorted((Path(folder, name) for folder, _, names in os.walk(path) for name in names
-                   if Path(name).suffix in SUFFIXES and Path(folder, name).is_file()),
-                  key=lambda file: file.relative_to(path).parts)
 
 
 def is_utf8(file):
     """Whether the whole file decodes, read in blocks."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    with open(file, "rb") as data:
+    with unpacked(file) as (data, _):
         try:
             while block := data.read(READ_BYTES):
                 decoder.decode(block)

@@ -220,5 +220,7 @@ def describe(corpus, tokenizer, shards, options):
         "num_workers": options.workers,
         "tokenizer_digest": tokenizer.digest,
         "skipped_files": [str(file) for file in corpus.skipped],
+        "skipped": corpus.left_out_summary(),
+        "empty_documents": corpus.empty,
         "shards": shards,
     }

@@ -1,10 +1,12 @@
 """Faults of what a run is given: validation windows, corpora, token files, the command line."""
 from ..fault import fault
 
-AUDIT, BATCHES, ENCODE, INPUTS, LOOP, MAPS, ONCE, SCORE, SETTINGS = (
-    f"aprnb/{part}.py" for part in ("data/audit", "data/batches", "data/encode", "train/inputs",
-                                    "train/loop", "data/maps", "cli/once", "train/score",
-                                    "train/settings"))
+AUDIT, BATCHES, CORPUS, ENCODE, JSON_VALUES, MAPS, UNPACK, WALK = (
+    f"aprnb/data/{part}.py" for part in ("audit", "batches", "corpus", "encode", "json_values",
+                                         "maps", "unpack", "walk"))
+INPUTS, LOOP, SCORE, SETTINGS = (f"aprnb/train/{part}.py" for part in ("inputs", "loop", "score",
+                                                                       "settings"))
+ONCE = "aprnb/cli/once.py"
 
 COMMAND_LINE = [
     fault("last-value-wins", "of two values of an option the last is used",
@@ -75,4 +77,39 @@ SHARDS_KEPT = [
           cpu=[(AUDIT, "(1 - separators) / known", "1 / known")]),
 ]
 
-FAULTS = COMMAND_LINE + VALIDATION + SHARDS_KEPT
+FOLDERS = [
+    fault("suffix-in-capitals-not-read", "a .JSONL is another suffix than .jsonl", "ours",
+          cpu=[(WALK, 'stem, packing = file.name.lower(), ""', 'stem, packing = file.name, ""')]),
+    fault("frames-behind-the-first-lost", "of a .zst only the first frame is read",
+          "common: python-zstandard without read_across_frames",
+          cpu=[(UNPACK, "self._frame.unused_data if self._frame and self._frame.eof else b\"\"",
+                "b\"\"")]),
+    fault("cut-zst-is-whole", "a .zst that was cut just ends early", "common: python-zstandard",
+          cpu=[(UNPACK, "if self._frame and not self._frame.eof:", "if not self._beneath:")]),
+    fault("array-is-one-record", "a .json that is an array is no record",
+          "ours: 50 documents of 250",
+          cpu=[(JSON_VALUES, 'if self._next() != "[":', 'if self._next() != "{}":')]),
+    fault("links-to-folders-not-followed", "a folder behind a link is not read",
+          "common: os.walk",
+          cpu=[(WALK, "if target in seen or root.startswith(",
+                "if target in seen or os.path.islink(entry) and os.path.isdir(entry) or "
+                "root.startswith(")]),
+    fault("links-read-twice", "a file is read under each of its names", "ours",
+          cpu=[(WALK, "if target in seen or root.startswith(", "if root.startswith(")]),
+    fault("dangling-links-unsaid", "a link to nothing is passed over in silence",
+          "ours: after a cache was cleaned up",
+          cpu=[(WALK, "        self.left_out.setdefault(reason, []).append(str(name))",
+                '        if reason != "dangling link":\n'
+                "            self.left_out.setdefault(reason, []).append(str(name))")]),
+    fault("held-out-folders-trained-on", "folders called test are read like any other",
+          "common: a validation loss that is too good",
+          cpu=[(WALK, "entry.name.casefold() in HELD_OUT", "entry.name in CACHES")]),
+    fault("include-of-nothing-accepted", "--include of a name that is not there is ignored",
+          "ours: a spelling mistake leaves the folder out",
+          cpu=[(WALK, "        if self._unmet:", "        if not self:")]),
+    fault("manifest-without-what-was-skipped", "the manifest lists what was read alone", "ours",
+          cpu=[(ENCODE, '        "skipped": corpus.left_out_summary(),\n',
+                '        "skipped": {},\n')]),
+]
+
+FAULTS = COMMAND_LINE + VALIDATION + SHARDS_KEPT + FOLDERS

@@ -1,0 +1,229 @@
+"""Corpus folders: every file is read, or counted and named with the reason why it is not."""
+import gzip
+import json
+import os
+import sys
+
+import pytest
+from corpora import small_tokenizer
+from runs import aprnb_here, refused
+
+from aprnb.data import json_values
+from aprnb.data.corpus import Corpus
+from aprnb.errors import CheckError, MissingPackageError, UsageError
+
+
+def texts_of(*paths, **options):
+    return [document.text for document in Corpus(paths, **options)]
+
+
+def lines(*texts):
+    return "".join(json.dumps({"content": text}) + "\n" for text in texts).encode()
+
+
+def put(folder, **files):
+    """Write bytes or text under names in which __ stands for a dot and ___ for a slash."""
+    for name, data in files.items():
+        file = folder / name.replace("___", "/").replace("__", ".")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data if isinstance(data, bytes) else data.encode())
+
+
+def zst(data):
+    """As the program `zstd` packs: with a checksum at the end."""
+    return pytest.importorskip("zstandard").ZstdCompressor(write_checksum=True).compress(data)
+
+
+# ---------------------------------------------------------------- what is read
+
+@pytest.mark.parametrize("name, pack", [
+    ("a.jsonl", bytes), ("a.JSONL", bytes), ("a.Json", bytes), ("a.jsonl.gz", gzip.compress),
+    ("a.json.gz", gzip.compress), ("A.JSONL.GZ", gzip.compress), ("a.jsonl.zst", zst),
+    ("a.json.zst", zst)])
+def test_lines_are_read_whatever_the_suffix_says_about_case_and_packing(tmp_path, name, pack):
+    (tmp_path / name).write_bytes(pack(lines("one\r\n", "two", "é")))
+    assert texts_of(tmp_path) == texts_of(tmp_path / name) == ["one\r\n", "two", "é"]
+    assert Corpus([tmp_path]).input_format == name[2:].lower()
+
+
+@pytest.mark.parametrize("name, pack", [
+    ("a.TXT", bytes), ("a.txt.gz", gzip.compress), ("a.py.gz", gzip.compress), ("a.txt.zst", zst)])
+def test_packed_texts_are_kept_to_the_byte(tmp_path, name, pack):
+    (tmp_path / name).write_bytes(pack("\ufeffa\r\n  é\n".encode()))
+    assert texts_of(tmp_path) == ["\ufeffa\r\n  é\n"]
+
+
+def test_frames_and_members_behind_each_other_are_one_file(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines("1")) + gzip.compress(lines("2")))
+    (tmp_path / "b.jsonl.zst").write_bytes(zst(lines("3")) + zst(lines("4", "x" * 300_000)))
+    assert texts_of(tmp_path) == ["1", "2", "3", "4", "x" * 300_000]
+    corpus = Corpus([tmp_path])
+    assert sum(document.progress for document in corpus) == corpus.nbytes
+
+
+RECORD = {"content": "first\n", "meta": {"n": [1, 2]}}
+JSON = {
+    "array": json.dumps([RECORD, {"content": "second"}]),
+    "pretty array": json.dumps([RECORD, {"content": "second"}], indent=2),
+    "lines": json.dumps(RECORD) + "\n\n" + json.dumps({"content": "second"}),
+    "pretty objects": json.dumps(RECORD, indent=2) + "\n" + json.dumps({"content": "second"}),
+    "byte-order mark": "\ufeff" + json.dumps([RECORD, {"content": "second"}]),
+}
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+@pytest.mark.parametrize("form", JSON)
+def test_a_json_is_an_array_or_objects_that_follow_each_other(tmp_path, monkeypatch, form, block):
+    monkeypatch.setattr(json_values, "BLOCK", block)
+    put(tmp_path, a__json=JSON[form], b__json=json.dumps(RECORD, indent=1))
+    assert texts_of(tmp_path) == ["first\n", "second", "first\n"]
+
+
+@pytest.mark.parametrize("text, message", [
+    ('[{"content": "x"}, {"content": 3}]', "record 2: .*which holds a number"),
+    ('[{"content": "x"} {"content": "y"}]', "after value 1 the array needs"),
+    ('[{"content": "x"}', "after value 1 the array needs"),
+    ('[{"content": "x"}, ', "value 2 is not valid JSON"),
+    ('[{"content": "x"}] 1', "there is more after"),
+    ('{"content": "x"}\n{"content": ', "value 2 is not valid JSON"),
+    ('{"content": "x"}\n["y"]', "record 2: an array"),
+    ('{"content": null}', "record 1: .*which holds null")])
+def test_a_json_that_breaks_off_is_named_with_the_record(tmp_path, text, message):
+    put(tmp_path, a__json=text)
+    with pytest.raises(CheckError, match=f"a.json: {message}"):
+        texts_of(tmp_path / "a.json")
+
+
+def test_links_are_followed_and_nothing_is_read_twice(tmp_path):
+    put(tmp_path, corpus___a__txt="a", elsewhere___b__txt="b", corpus___sub___c__txt="c")
+    for name, target in (("l", "../elsewhere"), ("m", "../elsewhere"), ("up", ".."), ("self", "."),
+                         ("z.txt", "a.txt"), ("n.txt", "../elsewhere/b.txt")):
+        os.symlink(target, tmp_path / "corpus" / name)
+    corpus = Corpus([tmp_path / "corpus"])
+    assert [document.text for document in corpus] == ["a", "b", "c"]
+    twice = corpus.left_out.pop("read already under another name")
+    assert sorted(os.path.relpath(name, tmp_path / "corpus") for name in twice) == [
+        "m", "n.txt", "self", "up", "z.txt"]
+    assert corpus.left_out == {}
+
+
+# ---------------------------------------------------------------- what is not
+
+LEFT_OUT = {
+    "hidden": [".git/", ".secret.txt"], "cache": ["__pycache__/", "node_modules/"],
+    "virtual environment": ["env/"], "unknown suffix": ["a.md", "b.txt.bz2", "c.parquet.gz", "d"],
+    "held out by its name": ["Dev/", "sub/test/", "valid/"], "dangling link": ["f.jsonl", "loop"],
+    "no regular file": ["pipe.txt"], "no record with a text in field 'content'": ["package.json"],
+    "not UTF-8": ["latin.txt"], "empty": ["none.py"],
+}
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """A folder with one text to read and every kind of thing that is not read."""
+    for names in LEFT_OUT.values():
+        for name in names:
+            file = tmp_path / name / "x.txt" if name.endswith("/") else tmp_path / name
+            put(file.parent, **{})
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("{}")
+    put(tmp_path, env___pyvenv__cfg="home = /usr", good__txt="x" * 1000, latin__txt=b"\xe9",
+        none__py="")
+    for name, target in (("f.jsonl", "/gone/blobs/0123"), ("loop", "loop")):
+        (tmp_path / name).unlink()
+        os.symlink(target, tmp_path / name)
+    (tmp_path / "pipe.txt").unlink()
+    os.mkfifo(tmp_path / "pipe.txt")
+    return tmp_path
+
+
+def relative(left_out, folder):
+    return {reason: [name.removeprefix(f"{folder}/") for name in names]
+            for reason, names in left_out.items()}
+
+
+def test_everything_that_is_not_read_is_named_with_its_reason(mixed):
+    corpus = Corpus([mixed])
+    assert [document.text for document in corpus] == ["x" * 1000]
+    assert relative(corpus.left_out, mixed) == LEFT_OUT
+
+
+def test_include_takes_what_was_left_out_for_its_name(mixed):
+    corpus = Corpus([mixed], include=["dev", "TEST", ".git", "env", "node_modules/", ".secret.txt"])
+    assert len(corpus.files) == 7
+    left = relative(corpus.left_out, mixed)
+    assert left["held out by its name"] == ["valid/"] and left["cache"] == ["__pycache__/"]
+    assert "hidden" not in left and "virtual environment" not in left
+    with pytest.raises(UsageError, match="--include tset: nothing of that name"):
+        Corpus([mixed], include=["dev", "tset"])
+
+
+def test_a_folder_that_is_named_itself_is_read_whatever_its_name(mixed):
+    for name in (".git", "sub/test", "env", "node_modules"):
+        assert texts_of(mixed / name) == ["{}"]
+
+
+def test_a_folder_in_which_all_is_left_out_says_so(tmp_path):
+    put(tmp_path, test___a__txt="x", b__md="x")
+    with pytest.raises(CheckError, match="left out: 1 unknown suffix, 1 held out by its name"):
+        Corpus([tmp_path])
+
+
+def test_terminal_json_and_manifest_say_what_was_not_read(mixed, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    (out / "tok").mkdir()
+    small_tokenizer().save(out / "tok")
+    for i in range(30):
+        (mixed / f"{i:02}.md").write_text("x")
+    (mixed / "good.txt").write_text("".join(map(str, range(9999))))
+    put(mixed, empty__jsonl=lines(""))
+    result = aprnb_here("tokenize", "encode-corpus", "--corpus", mixed, "--tokenizer", out / "tok",
+                        "--output", out / "s", "--quiet", "--json", "--allow-degenerate")
+    assert result.returncode == 0, result.stderr
+    said = json.loads(result.stdout)["manifest"]
+    assert said == json.loads((out / "s/manifest.json").read_text())
+    counts = {reason: entry["count"] for reason, entry in said["skipped"].items()}
+    assert counts == {reason: len(names) + 30 * (reason == "unknown suffix")
+                      for reason, names in LEFT_OUT.items()}
+    assert len(said["skipped"]["unknown suffix"]["names"]) == 20
+    assert said["empty_documents"] == 1 and "1 document without a character" in result.stderr
+    for reason, names in LEFT_OUT.items():
+        assert f"skipped, {reason}" in result.stderr
+    assert f"{mixed}/f.jsonl\n" in result.stderr and "and 26 more" in result.stderr
+    trained = aprnb_here("tokenize", "train", "--corpus", mixed, "--vocab-size", 270, "--output",
+                         out / "t", "--json")
+    assert json.loads(trained.stdout)["skipped"] == said["skipped"]
+
+
+def test_a_file_that_two_paths_name_is_read_twice_and_that_is_said(tmp_path):
+    put(tmp_path, a__txt="one text of some length", sub___b__txt="another text of some length")
+    result = aprnb_here("tokenize", "train", "--corpus", tmp_path, "--corpus", tmp_path / "sub",
+                        "--vocab-size", 260, "--output", tmp_path / "t")
+    assert result.returncode == 0
+    assert "1 file named by more than one --corpus, read as often" in result.stderr
+
+
+@pytest.mark.parametrize("name, pack", [("a.jsonl.gz", gzip.compress), ("a.txt.zst", zst)])
+def test_a_damaged_or_cut_file_is_named(tmp_path, name, pack):
+    whole = pack(lines(*(f"text {i} {i * i}" for i in range(3000))))
+    put(tmp_path, good__txt="x" * 10_000_000)  # so that no share of bytes excuses it
+    for damaged in (whole[:-9], whole[:len(whole) // 2], b"no such format", whole + b"garbage",
+                    whole[:99] + bytes([whole[99] ^ 255]) + whole[100:]):
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(CheckError, match=f"{name}: a damaged or cut") as caught:
+            Corpus([tmp_path])
+        assert caught.value.exit_code == 5
+
+
+def test_zst_without_zstandard_names_the_extra(tmp_path, monkeypatch):
+    (tmp_path / "a.txt.zst").write_bytes(b"any")
+    monkeypatch.setitem(sys.modules, "zstandard", None)  # import then fails as if not installed
+    with pytest.raises(MissingPackageError, match=r"aprnb\[data\]") as caught:
+        Corpus([tmp_path])
+    assert caught.value.exit_code == 9
+
+
+def test_a_pipe_is_refused_by_name(tmp_path):
+    os.mkfifo(tmp_path / "p")
+    refused(aprnb_here("tokenize", "train", "--corpus", tmp_path / "p", "--vocab-size", 300,
+                       "--output", tmp_path / "t"), 2, "a pipe or device")
