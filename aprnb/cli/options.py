@@ -1,11 +1,33 @@
 """Options and words that several verbs share, so that they read the same everywhere."""
+import json
+from pathlib import Path
+
 import click
+
+MOST_IDS = 1 << 32  # what a shard's unsigned 32-bit numbers can tell apart
+MOST_COUNT = 10 ** 15  # of anything that is counted in a corpus
+
+
+class NamedPath(click.Path):
+    """A path that is not empty: '' would silently mean the current folder."""
+
+    def __init__(self):
+        super().__init__(path_type=Path)
+
+    def convert(self, value, param, ctx):
+        return super().convert(value, param, ctx) if value else self.fail(
+            "an empty path; write . for the current folder", param, ctx)
+
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 FORCE = click.option("--force", is_flag=True,
                      help="Replace an older output of this verb  [default: refuse].")
 DEVICE = click.option("--device", default="auto", show_default=True, metavar="NAME",
                       help="auto, cpu, cuda or cuda:N.")
+
+
+OUTPUT = click.option("--output", required=True, metavar="DIR", type=NamedPath(),
+                      help="New folder; appears whole or not at all.")
 
 
 def precision(default="auto"):
@@ -20,3 +42,8 @@ def counted(n, noun):
     if n == 1:
         return f"1 {noun}"
     return f"{n:,} {noun[:-1]}ies" if noun.endswith("y") else f"{n:,} {noun}s"
+
+
+def report(summary, as_json, line):
+    """One JSON document, or one line of the same facts."""
+    print(json.dumps(summary, ensure_ascii=False) if as_json else line)

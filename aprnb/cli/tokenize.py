@@ -8,22 +8,10 @@ from pathlib import Path
 
 import click
 
-from .options import FORCE, JSON, counted
+from .import_tokens import import_tokens
+from .options import FORCE, JSON, MOST_COUNT, MOST_IDS, OUTPUT, NamedPath, counted, report
 
 MOST_TOKENS = 1_000_000  # of a vocabulary: four times the largest in use
-MOST_IDS = 1 << 32  # what a shard's unsigned 32-bit numbers can tell apart
-MOST_COUNT = 10 ** 15  # of anything that is counted in a corpus
-
-
-class NamedPath(click.Path):
-    """A path that is not empty: '' would silently mean the current folder."""
-
-    def __init__(self):
-        super().__init__(path_type=Path)
-
-    def convert(self, value, param, ctx):
-        return super().convert(value, param, ctx) if value else self.fail(
-            "an empty path; write . for the current folder", param, ctx)
 
 
 CORPUS = click.option("--corpus", "paths", multiple=True, required=True, metavar="PATH",
@@ -35,9 +23,6 @@ INCLUDE = click.option("--include", multiple=True, metavar="NAME",
                             "val, dev, eval, .hidden, node_modules; repeat it for more.")
 FIELD = click.option("--content-field", default="content", show_default=True,
                      help="Field or column that holds the text of .jsonl and .parquet.")
-OUTPUT = click.option("--output", required=True, metavar="DIR", type=NamedPath(),
-                      help="New folder; appears whole or not at all.")
-
 ALLOW = click.option("--allow-degenerate", is_flag=True,
                      help="Take what the audit refuses; the manifest records what it found.")
 
@@ -57,6 +42,9 @@ Exit codes: 0 success; 2 usage; 3 file not found; 4 not a tokenizer;
 5 degenerate corpus, or the output exists; 7 I/O; 9 package missing; 130 interrupted.""")
 def tokenize():
     """Train a tokenizer, encode a corpus into token shards, audit the shards."""
+
+
+tokenize.add_command(import_tokens)
 
 
 @tokenize.command(epilog="""\b
@@ -241,11 +229,6 @@ def repair_manifest(dataset, tokenizer_path, as_json):
 
 
 # ---------------------------------------------------------------- what is printed
-
-def report(summary, as_json, line):
-    """One JSON document, or one line of the same facts."""
-    print(json.dumps(summary, ensure_ascii=False) if as_json else line)
-
 
 def size_line(summary):
     """The size of a tokenizer in words."""

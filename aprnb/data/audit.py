@@ -9,9 +9,9 @@ import numpy as np
 
 from ..errors import CheckError
 from . import ngrams
+from .disguise import MAX_ID, signed
 
 SCHEMA = "aprnb-audit-v1"
-MAX_ID = 1 << 22  # no vocabulary is larger: above it a file does not hold 32-bit token ids
 ONE_ID_SHARE = 0.99  # more of one id than this is meaningless
 MIN_ENTROPY_BITS = 2.0  # two ids reach at most 1 bit, English letters alone about 4
 MAX_ENTROPY_SHARE = 0.98  # of log2 V; uniform noise reaches it, text stays below 0.85
@@ -37,7 +37,8 @@ def count_ids(dataset, vocab_size=None):
         if block.max() >= limit:
             i = int(np.argmax(block >= limit))
             raise MeaninglessData(
-                f"{file}: token {start + i} has id {block[i]}, the vocabulary has {limit}; "
+                f"{file}: token {start + i} has id {block[i]}{signed(block[i])}, the vocabulary "
+                f"has {limit}; "
                 + ("use the tokenizer of the model" if vocab_size else "not a file of 32-bit ids"))
         found = np.bincount(block)
         counts[:len(found)] += found
@@ -196,8 +197,6 @@ def findings(report, counts, dataset):
     if report["tokens_per_byte"] and report["tokens_per_byte"] > 1:
         found.append(f"{report['tokens_per_byte']:.2f} tokens per byte of text, at most 1 is "
                      "possible: mostly end-of-text or not this tokenizer's ids")
-    if any(len(shard) > 2 and not shard[1::2].any() for shard in dataset.shards):
-        found.append("every second id is 0: 64-bit ids read as 32-bit ones")
     return [reason for reason in found if reason]
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from ..errors import AprnbError, CheckError, Interrupted, StorageError, UsageError
 from ..formats.atomic import replace_folder, write_json
 from .audit import audit, refuse_degenerate, verdict
+from .maps import DTYPE
 from .shards import MANIFEST, OURS, SCHEMA, ShardWriter, open_dataset, totals
 
 EOS_POLICIES = ("none", "between", "after")
@@ -208,6 +209,7 @@ def describe(corpus, tokenizer, shards, options):
     """The manifest: the reference's keys, then ours."""
     return {
         "schema": SCHEMA,
+        "dtype": DTYPE.name,
         "tokenizer_dir": str(Path(tokenizer.where)),
         "vocab_size": tokenizer.size,
         "eos_policy": options.eos_policy,

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import NotFoundError, StorageError
 from ..formats.atomic import write_json
+from .disguise import refuse_disguised
 from .maps import DTYPE, Shard, ShardError, open_shards
 
 SCHEMA = "pretokenize-bin-v1"
@@ -82,17 +83,23 @@ def open_dataset(path, vocab_size=None, tokenizer_digest=None):
         raise NotFoundError(f"{path}: no such dataset; need a folder of shards or a .bin file")
     folder = path if path.is_dir() else path.parent
     files = tuple(bin_files(path)) if path.is_dir() else (path,)
+    others = not_read(path) if path.is_dir() else ()
     if not files:
-        raise ShardError(f"{path}: an empty dataset, no .bin shard; "
-                         "make one with `aprnb tokenize encode-corpus`")
+        raise ShardError(f"{path}: an empty dataset, no .bin shard"
+                         f"{''.join(f', but {names}' for names in others)}; make one with `aprnb "
+                         "tokenize encode-corpus`, or of token ids in other files with `aprnb "
+                         "tokenize import-tokens`")
     manifest = read_manifest(folder)
     if not path.is_dir() and file_entry(manifest, path.name) is None:
         manifest = None  # the neighbours' manifest says nothing about this file
     shards = open_shards(files)
     warnings = warnings_of(path, manifest) + warnings_of_audit(path, manifest)
-    dataset = Dataset(path, files, shards, manifest, warnings)
+    dataset = Dataset(path, files, shards, manifest,
+                      warnings + tuple(f"{path}: not read: {names}" for names in others))
     if manifest:
         check_shards(dataset)
+    refuse_disguised(shards, manifest)
+    if manifest:
         check_tokenizer(dataset, vocab_size, tokenizer_digest)
     return dataset
 
@@ -103,6 +110,14 @@ def bin_files(folder):
         return sorted(entry for entry in folder.iterdir() if entry.suffix == ".bin")
     except OSError as error:  # glob would find nothing and say nothing
         raise StorageError(f"{folder}: {error.strerror}; make the folder readable") from error
+
+
+def not_read(folder):
+    """What else lies in a folder of shards, in words: () or one text with number and names."""
+    names = sorted(f"{entry.name}{'/' * entry.is_dir()}" for entry in folder.iterdir()
+                   if entry.suffix != ".bin" and not OURS.fullmatch(entry.name))
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (f"{len(names)} other: {', '.join(names[:5])}{more}",) if names else ()
 
 
 def warnings_of(path, manifest):
@@ -266,6 +281,10 @@ def repair_manifest(folder, tokenizer=None):
     except ShardError:
         old = {}  # unreadable: that is what this verb is for
     opened = open_shards(files)
+    unchanged = all(same(shard, file_entry(old, shard.file.name)) for shard in opened)
+    refuse_disguised(opened, old if unchanged else None)
+    if not unchanged:
+        old.pop("dtype", None)  # nothing vouches for what was put there since
     shards = [measured(shard, file_entry(old, shard.file.name)) for shard in opened]
     manifest = {"schema": SCHEMA} | old | totals(shards) | {"shards": shards}
     if tokenizer:
@@ -279,9 +298,15 @@ def repair_manifest(folder, tokenizer=None):
 def measured(shard, old):
     entry = {"file": shard.file.name, "tokens": len(shard), "documents": None, "bytes": None,
              "crc32": f"{crc32_of(shard):08x}"}
-    if old and (old["tokens"], old["crc32"]) == (entry["tokens"], entry["crc32"]):
+    if same(shard, old, entry["crc32"]):
         entry |= {key: old.get(key) for key in ("documents", "bytes")}
     return entry
+
+
+def same(shard, entry, crc=None):
+    """Whether a shard is the one that an entry of a manifest describes."""
+    return bool(entry) and entry["tokens"] == len(shard) \
+        and entry["crc32"] == (crc or f"{crc32_of(shard):08x}")
 
 
 def count_id(shards, token):

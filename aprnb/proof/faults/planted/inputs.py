@@ -1,9 +1,9 @@
 """Faults of what a run is given: validation windows, corpora, token files, the command line."""
 from ..fault import fault
 
-AUDIT, BATCHES, CORPUS, ENCODE, JSON_VALUES, MAPS, UNPACK, WALK = (
-    f"aprnb/data/{part}.py" for part in ("audit", "batches", "corpus", "encode", "json_values",
-                                         "maps", "unpack", "walk"))
+AUDIT, BATCHES, DISGUISE, ENCODE, IMPORT, JSON_VALUES, MAPS, SHARDS, UNPACK, WALK = (
+    f"aprnb/data/{part}.py" for part in ("audit", "batches", "disguise", "encode", "import_tokens",
+                                         "json_values", "maps", "shards", "unpack", "walk"))
 INPUTS, LOOP, SCORE, SETTINGS = (f"aprnb/train/{part}.py" for part in ("inputs", "loop", "score",
                                                                        "settings"))
 ONCE = "aprnb/cli/once.py"
@@ -112,4 +112,31 @@ FOLDERS = [
                 '        "skipped": {},\n')]),
 ]
 
-FAULTS = COMMAND_LINE + VALIDATION + SHARDS_KEPT + FOLDERS
+TOKEN_FILES = [
+    fault("wide-ids-read-as-narrow", "64-bit ids pass for 32-bit ones, every second of them 0",
+          "ours: 6.118 nats for 6.415",
+          cpu=[(DISGUISE, "    if len(shard) % 2:\n        return None\n    first,",
+                "    if len(shard):\n        return None\n    first,")]),
+    fault("byte-order-unseen", "big-endian ids pass for something else",
+          "common: files of another machine",
+          cpu=[(DISGUISE, "(head.byteswap() < MAX_ID).all()", "(head < MAX_ID).all()")]),
+    fault("small-vocabularies-in-16-bits", "two 16-bit ids pass for one of a large vocabulary",
+          "ours: nanoGPT's files of letters",
+          cpu=[(DISGUISE, "else halves(head))", "else None)")]),
+    fault("sound-ids-refused", "ids of a large vocabulary pass for 16-bit ones",
+          "ours: a rule that alarms without evidence",
+          cpu=[(DISGUISE, 'return "uint16" if len(np.unique(high)) > HALVES and alike(low, high)',
+                'return "uint16" if len(np.unique(high)) > 2')]),
+    fault("old-manifest-vouches-for-new-shards", "repair-manifest believes the type that it finds",
+          "ours: shards replaced since",
+          cpu=[(SHARDS, "refuse_disguised(opened, old if unchanged else None)",
+                "refuse_disguised(opened, old)")]),
+    fault("imported-ids-wrap", "ids beyond the vocabulary and negative ones are imported",
+          "common: astype",
+          cpu=[(IMPORT, "    if not good.all():", "    if not len(good):")]),
+    fault("neighbours-of-shards-unsaid", "what else lies in a folder of shards is not named",
+          "ours: half a dataset in .npy",
+          cpu=[(SHARDS, 'for names in others))', "for names in ()))")]),
+]
+
+FAULTS = COMMAND_LINE + VALIDATION + SHARDS_KEPT + FOLDERS + TOKEN_FILES
