@@ -141,6 +141,13 @@ def test_the_verb_reads_a_header_and_says_what_it_needs(tmp_path):
     assert np.array_equal(open_dataset(tmp_path / "out", 1024).shards[0][:], ids)
 
 
+def test_a_shard_named_as_held_out_is_read_and_named(tmp_path):
+    for name in ("train.bin", "val.bin", "value.bin"):
+        file_of(tmp_path / name, stdlib_ids())
+    assert f"{tmp_path}: val.bin read like the other shards" in str(open_dataset(tmp_path).warnings)
+    assert "named as held out" not in str(open_dataset(tmp_path / "val.bin").warnings)
+
+
 def test_other_files_in_a_folder_of_shards_are_named(tmp_path):
     file_of(tmp_path / "a.bin", stdlib_ids())
     file_of(tmp_path / "more/b.bin", stdlib_ids())

@@ -203,6 +203,18 @@ def test_a_file_that_two_paths_name_is_read_twice_and_that_is_said(tmp_path):
     assert "1 file named by more than one --corpus, read as often" in result.stderr
 
 
+def test_records_named_as_held_out_are_read_and_named(tmp_path):
+    put(tmp_path, test_1__jsonl=lines("some text"), testament__jsonl=lines("more text"),
+        test_it__py="def test(): pass", Validation__json=lines("other text"))
+    verb = ["tokenize", "train", "--vocab-size", 260, "--output"]
+    result = aprnb_here(*verb, tmp_path / "t", "--corpus", tmp_path)
+    assert result.returncode == 0
+    said, = [line for line in result.stderr.splitlines() if "named as held out" in line]
+    assert "2 files read" in said and "test_1.jsonl" in said and "Validation.json" in said
+    named = aprnb_here(*verb, tmp_path / "u", "--corpus", tmp_path / "test_1.jsonl")
+    assert "named as held out" not in named.stderr
+
+
 @pytest.mark.parametrize("name, pack", [("a.jsonl.gz", gzip.compress), ("a.txt.zst", zst)])
 def test_a_damaged_or_cut_file_is_named(tmp_path, name, pack):
     whole = pack(lines(*(f"text {i} {i * i}" for i in range(3000))))

@@ -257,6 +257,10 @@ def open_corpus(paths, content_field, include):
         hint = "; --include NAME reads them" if reason in TAKEN_BY_NAME else ""
         warn(f"{counted(len(names), 'entry')} of the corpus skipped, {reason}{size}{hint}:"
              f"{shown}{more}")
+    if corpus.held_out:
+        warn(f"{counted(len(corpus.held_out), 'file')} read although named as held out from "
+             f"training: {', '.join(map(str, corpus.held_out[:SHOWN]))}; move what is validation "
+             "data out of the corpus")
     if corpus.repeated:
         warn(f"{counted(corpus.repeated, 'file')} named by more than one --corpus, read as often")
     return corpus

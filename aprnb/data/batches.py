@@ -129,10 +129,14 @@ class BatchStream:
             self.position += len(taken)
         return self.windows.batch(chosen)
 
+    @cached_property
+    def _windows(self):
+        return identity(self.indices)
+
     def state(self):
         """What `restore` needs to go on with the next batch, as JSON-able values."""
         return {"pass_number": self.pass_number, "position": self.position, "order": self.order,
-                "seed": self.seed, "windows": identity(self.indices),
+                "seed": self.seed, "windows": self._windows,
                 "seq_length": self.windows.seq_length}
 
     def restore(self, state):
@@ -164,7 +168,9 @@ def split_validation(n_windows, wanted, order="shuffled", seed=42):
     if order == "sequential":
         return range(n_windows - n_val), range(n_windows - n_val, n_windows)
     val = draw(n_windows, n_val, seed)
-    return np.setdiff1d(np.arange(n_windows), val, assume_unique=True), val
+    train = np.ones(n_windows, bool)
+    train[val] = False
+    return np.flatnonzero(train), val
 
 
 def draw(n_windows, wanted, seed):

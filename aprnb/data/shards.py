@@ -17,6 +17,7 @@ from ..errors import NotFoundError, StorageError
 from ..formats.atomic import write_json
 from .disguise import refuse_disguised
 from .maps import DTYPE, Shard, ShardError, open_shards
+from .walk import named_held_out
 
 SCHEMA = "pretokenize-bin-v1"
 MANIFEST = "manifest.json"
@@ -123,8 +124,11 @@ def not_read(folder):
 def warnings_of(path, manifest):
     if manifest or not path.is_dir():
         return ()
+    named = [file.name for file in bin_files(path) if named_held_out(file)]
     return (f"{path}: no {MANIFEST}; shards are read as they are, in lexical order "
-            "(`aprnb tokenize repair-manifest` writes one)",)
+            "(`aprnb tokenize repair-manifest` writes one)",
+            *([f"{path}: {', '.join(named[:5])} read like the other shards, although named as held "
+               "out from training; name the files one by one if that is not meant"] * bool(named)))
 
 
 def warnings_of_audit(path, manifest):

@@ -6,6 +6,7 @@ out from training (test, valid, dev, ...), and what cannot be read. `--include N
 left out for its name.
 """
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,6 +137,11 @@ class Walk:
             raise UsageError(f"{path}: cannot read {path.suffix or 'a file without suffix'}; need "
                              f"{', '.join(SUFFIXES)}, texts also with {' or '.join(PACKED)}, or a "
                              "folder")
+
+
+def named_held_out(file):
+    """Whether the first word of a file's name says that it is held out from training."""
+    return re.split("[^a-z]", file.name.lower(), maxsplit=1)[0] in HELD_OUT
 
 
 def summary(left_out):
