@@ -107,6 +107,19 @@ def test_a_model_whose_first_loss_is_not_finite_ends_before_it_is_trained(base, 
     assert report["steps_recorded"] == 0 and report["initial_val_loss"] is None
 
 
+@pytest.mark.parametrize("given, said", [
+    ({}, False), ({"val_windows": 5}, False), ({"seed": 7}, True), ({"val_windows": 9}, True),
+    ({"val_order": "sequential"}, True), ({"seq_length": 16}, True), ({"val_shard": "val"}, False)])
+def test_going_on_with_windows_that_were_trained_on_is_warned_about(base, tmp_path, given, said):
+    if not (base / "first").exists():
+        train(base, "first", **STILL)
+    given = {k: base / v if k == "val_shard" else v for k, v in given.items()}
+    result = aprnb_here("pretrain", *flags(base, arch=None, num_steps=1, run_dir=tmp_path / "run",
+                                           init=base / "first/ckpt/epoch-000.apr", **given))
+    assert result.returncode == 0, result.stderr
+    assert ("with other validation windows" in result.stderr) == said
+
+
 # ---------------------------------------------------------------- runs begun before
 
 def test_a_run_begun_before_these_settings_resumes_with_its_own_split(base):

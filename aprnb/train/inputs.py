@@ -190,6 +190,7 @@ def open_data_input(settings, model):
     warnings = [w for d in datasets for w in d.warnings]
     warnings += [w for each in {id(windows): windows, id(val): val}.values()
                  for w in short_shards(each)]
+    warnings += trained_on_validation(settings, model, fingerprint(*datasets))
     if settings.val_batches:
         warnings.append(f"--val-batches {settings.val_batches}: the validation windows depend on "
                         f"--batch-size; --val-windows {wanted} names the same number without it")
@@ -200,6 +201,31 @@ def open_data_input(settings, model):
                         "training data; the validation loss is too good")
     return DataInput(windows, train_indices, val, val_indices, fingerprint(*datasets), repeats,
                      shared, entropy_nats, warnings)
+
+
+def trained_on_validation(settings, model, data):
+    """A warning where --init was trained on the same data, split in another way.
+
+    A draw with the same seed, or a tail, of no more windows than were held out then lies in those.
+    """
+    facts = model.opened.metadata if settings.init and model.opened else {}
+    then = facts.get("training_settings")
+    if settings.val_shard or facts.get("training_data_sha256") != data \
+            or not isinstance(then, dict):
+        return []
+    order = then.get("val_order", "sequential")
+    try:
+        held_out = then.get("val_windows") or then["val_batches"] * then["batch_size"]
+        same = (settings.val_order == order and settings.seq_length == then["seq_length"]
+                and (order == "sequential" or settings.seed == then["seed"])
+                and settings.wanted_val_windows() <= held_out)
+    except (KeyError, TypeError):
+        return []  # settings that no run of ours has written
+    return [] if same else [
+        f"{settings.init} was trained on this dataset with other validation windows (--seed "
+        f"{then.get('seed')}, {held_out} of them, {order}): it has seen most of those of this run, so "
+        "its validation loss is too good; give the same --seed, --seq-length and --val-order and "
+        "no more --val-windows, or a --val-shard"]
 
 
 def short_shards(windows):
