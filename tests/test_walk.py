@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from corpora import small_tokenizer
-from runs import aprnb_here, refused
+from runs import aprnb, aprnb_here, refused
 
 from aprnb.data import json_values
 from aprnb.data.corpus import Corpus
@@ -193,6 +193,22 @@ def test_terminal_json_and_manifest_say_what_was_not_read(mixed, tmp_path_factor
     trained = aprnb_here("tokenize", "train", "--corpus", mixed, "--vocab-size", 270, "--output",
                          out / "t", "--json")
     assert json.loads(trained.stdout)["skipped"] == said["skipped"]
+
+
+def test_names_that_are_no_utf8_are_said_and_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")  # as in most locales
+    (tmp_path / "tok").mkdir()
+    small_tokenizer().save(tmp_path / "tok")
+    put(tmp_path, c___a__txt="".join(map(str, range(9999))))
+    for name in (b"\xff.txt", b"\xfe.md"):
+        with open(os.fsencode(tmp_path / "c") + b"/" + name, "w") as file:
+            file.write("a text of some words")
+    result = aprnb("tokenize", "encode-corpus", "--corpus", tmp_path / "c", "--tokenizer",
+                   tmp_path / "tok", "--output", tmp_path / "s", "--json", "--allow-degenerate")
+    assert result.returncode == 0, result.stderr
+    manifest = json.loads(result.stdout)["manifest"]
+    assert manifest["input_files"][1].endswith("/\udcff.txt")
+    assert manifest["skipped"]["unknown suffix"]["names"][0].endswith("/\udcfe.md")
 
 
 def test_a_file_that_two_paths_name_is_read_twice_and_that_is_said(tmp_path):

@@ -45,5 +45,8 @@ def counted(n, noun):
 
 
 def report(summary, as_json, line):
-    """One JSON document, or one line of the same facts."""
-    print(json.dumps(summary, ensure_ascii=False) if as_json else line)
+    """One JSON document, or one line of the same facts.
+
+    ASCII: names of files that are no UTF-8 have no other spelling.
+    """
+    print(json.dumps(summary) if as_json else line)

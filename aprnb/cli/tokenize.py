@@ -145,7 +145,7 @@ def encode_corpus(paths, tokenizer_path, output, shard_tokens, content_field, in
                                None if quiet else Progress())
     if as_json:
         print(json.dumps({"schema": "aprnb-encode-v1", "output": str(output),
-                          "manifest": manifest, "audit": audited}, ensure_ascii=False))
+                          "manifest": manifest, "audit": audited}))
     else:
         print(f"{output}: {counted(manifest['total_tokens'], 'token')} in "
               f"{counted(manifest['shard_count'], 'shard')}, "
@@ -186,7 +186,7 @@ def audit(dataset, vocab_size, tokenizer_path, val_shard, allow_degenerate, as_j
     val = open_dataset(val_shard) if val_shard else None
     audited = audit_dataset(opened, tokenizer, val, vocab_size)
     if as_json:
-        print(json.dumps(audited, ensure_ascii=False))
+        print(json.dumps(audited))
     else:
         print_audit(audited)
     for line in opened.warnings:

@@ -222,10 +222,10 @@ def trained_on_validation(settings, model, data):
     except (KeyError, TypeError):
         return []  # settings that no run of ours has written
     return [] if same else [
-        f"{settings.init} was trained on this dataset with other validation windows (--seed "
-        f"{then.get('seed')}, {held_out} of them, {order}): it has seen most of those of this run, so "
-        "its validation loss is too good; give the same --seed, --seq-length and --val-order and "
-        "no more --val-windows, or a --val-shard"]
+        f"{settings.init} was trained on this dataset with other validation windows ({held_out} of "
+        f"them, {order}, --seed {then.get('seed')}): it has seen most of those of this run, so its "
+        "validation loss is too good; give the same --seed, --seq-length and --val-order and no "
+        "more --val-windows, or a --val-shard"]
 
 
 def short_shards(windows):
