@@ -12,9 +12,10 @@ from aprnb.data import ngrams
 from aprnb.data.audit import MeaninglessData, audit, refuse_degenerate, refuse_meaningless
 from aprnb.data.corpus import Corpus
 from aprnb.data.encode import EncodeOptions, encode_corpus
-from aprnb.data.shards import ShardError, open_dataset
+from aprnb.data.shards import ShardError, open_dataset, repair_manifest
 from aprnb.data.tokenizer import from_json, load_tokenizer
 from aprnb.errors import CheckError, Interrupted, StorageError
+from aprnb.formats.atomic import write_json
 from tolerance import FUNCTION, gamma
 
 VOCAB = 1024
@@ -201,11 +202,30 @@ def test_what_was_encoded_is_kept_when_its_audit_fails(tmp_path, monkeypatch, er
     def failing(*_):
         raise error
     monkeypatch.setattr("aprnb.data.encode.audit", failing)
-    with pytest.raises(kind, match="audit failed.*kept in .*out.unaudited"):
+    with pytest.raises(kind, match="what follows failed.*kept in .*out.kept"):
         encode_corpus(Corpus([tmp_path / "a.txt"]), small_tokenizer(), tmp_path / "out")
     monkeypatch.undo()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.txt", "out.unaudited"]
-    assert judge(tmp_path / "out.unaudited")["ok"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.txt", "out.kept"]
+    assert judge(tmp_path / "out.kept")["ok"]
+
+
+@pytest.mark.parametrize("cause", ["no room for the manifest", "another program"])
+def test_what_was_encoded_is_kept_when_it_cannot_be_put_into_place(tmp_path, monkeypatch, cause):
+    (tmp_path / "a.txt").write_text("".join(stdlib_texts(500_000)))
+    other = tmp_path / "out" / "shard-00000.bin"
+
+    def failing(path, value):
+        if cause == "another program":
+            other.parent.mkdir(exist_ok=True)
+            other.write_bytes(b"1234")
+            return write_json(path, value)
+        raise OSError(28, "No space left on device", str(path))
+    monkeypatch.setattr("aprnb.data.encode.write_json", failing)
+    with pytest.raises((CheckError, StorageError), match="kept in .*out.kept"):
+        encode_corpus(Corpus([tmp_path / "a.txt"]), small_tokenizer(), tmp_path / "out")
+    assert (cause == "another program") == (other.exists() and other.read_bytes() == b"1234")
+    repair_manifest(tmp_path / "out.kept", small_tokenizer())
+    assert judge(tmp_path / "out.kept")["ok"]
 
 
 def test_tokens_per_byte_leave_out_the_separators(tmp_path):

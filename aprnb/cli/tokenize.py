@@ -22,7 +22,7 @@ INCLUDE = click.option("--include", multiple=True, metavar="NAME",
                        help="A folder or file that is left out for its name: test, tests, valid, "
                             "val, dev, eval, .hidden, node_modules; repeat it for more.")
 FIELD = click.option("--content-field", default="content", show_default=True,
-                     help="Field or column that holds the text of .jsonl and .parquet.")
+                     help="Field or column that holds the text of .jsonl, .json and .parquet.")
 ALLOW = click.option("--allow-degenerate", is_flag=True,
                      help="Take what the audit refuses; the manifest records what it found.")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import AprnbError, CheckError, Interrupted, StorageError, UsageError
-from ..formats.atomic import replace_folder, write_json
+from ..formats.atomic import refuse_occupied, replace_folder, write_json
 from .audit import audit, refuse_degenerate, verdict
 from .maps import DTYPE
 from .shards import MANIFEST, OURS, SCHEMA, ShardWriter, open_dataset, totals
@@ -65,13 +65,16 @@ def encode_corpus(corpus, tokenizer, output, options=EncodeOptions(), force=Fals
         if not writer.shards:
             raise CheckError("no file of the corpus holds text: an empty corpus cannot be "
                              "encoded")
-        (folder / "tokenizer.json").write_bytes(tokenizer.text.encode())
-        manifest = describe(corpus, tokenizer, writer.shards, options) | {
-            "eos_token_count": eos_count, "elapsed_seconds": time.perf_counter() - started}
-        write_json(folder / MANIFEST, manifest)
-        report = audited(folder, Path(output), tokenizer)
-        manifest["audit"] = verdict(report, options.allow_degenerate)
-        write_json(folder / MANIFEST, manifest)
+        with finished(folder, Path(output)):
+            (folder / "tokenizer.json").write_bytes(tokenizer.text.encode())
+            manifest = describe(corpus, tokenizer, writer.shards, options) | {
+                "eos_token_count": eos_count, "elapsed_seconds": time.perf_counter() - started}
+            write_json(folder / MANIFEST, manifest)
+            report = audit(open_dataset(folder), tokenizer) | {"path": str(output)}
+            manifest["audit"] = verdict(report, options.allow_degenerate)
+            write_json(folder / MANIFEST, manifest)
+            # another program may have made it since this one began
+            refuse_occupied(Path(output).resolve(), OURS, force)
         if not options.allow_degenerate and report["findings"]:
             kept = keep_beside(folder, Path(output), "degenerate")
             refuse_degenerate(report, f". The shards are whole and kept in {kept}: look at them "
@@ -80,22 +83,20 @@ def encode_corpus(corpus, tokenizer, output, options=EncodeOptions(), force=Fals
     return manifest, report
 
 
-def audited(folder, output, tokenizer):
-    """The audit report of the encoded shards in `folder`, which will be `output`.
-
-    Whatever goes wrong, the shards were finished and are kept.
-    """
+@contextmanager
+def finished(folder, output):
+    """What follows when the shards in `folder` are whole: whatever goes wrong, they are kept."""
     try:
-        return audit(open_dataset(folder), tokenizer) | {"path": str(output)}
+        yield
     except BaseException as error:  # Ctrl-C too
-        kept = keep_beside(folder, output, "unaudited")
+        kept = keep_beside(folder, output, "kept")
         kind = (type(error) if isinstance(error, AprnbError) else
                 Interrupted if isinstance(error, KeyboardInterrupt) else
                 StorageError if isinstance(error, OSError) else CheckError)
         reason = str(error).replace(str(folder), str(kept)) or type(error).__name__
-        raise kind(f"{output}: the corpus is encoded, but its audit failed: {reason}. The shards "
-                   f"are whole and kept in {kept}: `aprnb tokenize audit` tries again, then "
-                   "rename the folder") from error
+        raise kind(f"{output}: the corpus is encoded, but what follows failed: {reason}. The "
+                   f"shards are whole and kept in {kept}: `aprnb tokenize repair-manifest` and "
+                   "`aprnb tokenize audit` go on from there, then rename the folder") from error
 
 
 def keep_beside(folder, output, why):

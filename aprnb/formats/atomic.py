@@ -46,7 +46,7 @@ def replace_folder(path, ours, force=False):
     Errors: CheckError if `path` is occupied, StorageError.
     """
     path = Path(path).resolve()  # a link goes on pointing at the folder
-    _refuse_occupied(path, ours, force)
+    refuse_occupied(path, ours, force)
     temporary = _temporary_name(path)
     with _reported(path, temporary), _parents_made(path):
         try:
@@ -91,7 +91,7 @@ def refuse_existing(path, force):
         raise NotFoundError(f"{path.parent}: no such folder; create it first")
 
 
-def _refuse_occupied(path, ours, force):
+def refuse_occupied(path, ours, force):
     """CheckError unless `path` is free, an empty folder, or all ours and `force` is given."""
     if not path.exists():
         return
