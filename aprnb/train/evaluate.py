@@ -44,8 +44,9 @@ class Evaluator:
         """Evaluation of the windows with these indices.
 
         Every window is summed by itself, and the sums exactly (math.fsum): how the windows are cut
-        into batches, and their order, change nothing. What is left is how a device multiplies a
-        larger matrix; on a CPU no bit of it was seen to change.
+        into batches, and their order, change nothing. What is left is how a device rounds in a
+        matrix of more rows: on a CPU no bit changed with windows of 33 tokens and more, and the
+        mean by 2e-8 nats with 7.
         """
         sums, tokens = [], 0
         for start in range(0, len(indices), self.batch_size):
