@@ -71,8 +71,11 @@ class DeviceError(AprnbError):
     exit_code = 14
 
 
-class Interrupted(AprnbError):
-    """The user pressed Ctrl-C; what could be saved was saved first."""
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or another signal of interrupt.py; what could be saved was saved first.
+
+    No Exception: code that turns every failure of a library into one of ours must not hide it.
+    """
 
     exit_code = 130
 

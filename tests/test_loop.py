@@ -88,14 +88,15 @@ def test_losses_stand_beside_ln_v_and_the_entropy_of_the_corpus_in_nats(tmp_path
 # ---------------------------------------------------------------- disk and device
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path):
-    """A limit on the size of files from the last step of the first epoch on."""
+    """A limit on the size of files from the last step of the first epoch on: it meets the state
+    before the evaluation."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(record):
         if record["step"] == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
-        with pytest.raises(StorageError, match="epoch-000.apr.*bytes") as caught:
+        with pytest.raises(StorageError, match="state-000002.apr.*bytes") as caught:
             train(tmp_path, at_step=fill, num_steps=4, steps_per_epoch=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -10,6 +10,7 @@ import pytest
 from corpora import small_tokenizer
 from runs import aprnb, leftovers, numbers, state, text_shards, train
 
+from aprnb import interrupt
 from aprnb.errors import CheckError, Interrupted, NotFoundError
 
 STEPS = 20
@@ -199,24 +200,31 @@ def test_nothing_to_resume(tmp_path):
 
 # ---------------------------------------------------------------- interrupts and crashes
 
-@pytest.mark.parametrize("evaluation, steps, epochs", [(0, 0, 0), (1, 8, 1)])
-def test_a_signal_during_an_evaluation_stops_before_the_next_step(whole, monkeypatch, evaluation,
-                                                                  steps, epochs):
+@pytest.mark.parametrize("evaluation, steps", [(0, 0), (1, 8), (2, 16)])
+def test_a_signal_during_an_evaluation_is_answered_at_once(whole, monkeypatch, evaluation, steps):
     from aprnb.train import run
     base, report = whole
 
     class Interrupting(run.Evaluator):
         done = 0
 
-        def mean(self, windows, indices):
+        def losses(self, batch):
             if self.done == evaluation:
-                os.kill(os.getpid(), signal.SIGINT)
+                assert (base / f"evaluating{evaluation}/ckpt/state-{steps:06d}.apr").exists() or (
+                    not steps)
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise AssertionError("the evaluation went on")
+            return super().losses(batch)
+
+        def mean(self, windows, indices):
+            result = super().mean(windows, indices)
             self.done += 1
-            return super().mean(windows, indices)
+            return result
     monkeypatch.setattr(run, "Evaluator", Interrupting)
     first = train(base, f"evaluating{evaluation}")
-    assert (first["status"], first["steps_recorded"], first["epochs_completed"]) == (
-        "INTERRUPTED", steps, epochs)
+    assert (first["status"], first["exit_code"], first["steps_recorded"],
+            first["epochs_completed"]) == ("INTERRUPTED", 130, steps, max(0, evaluation - 1))
+    assert "SIGTERM in the evaluation" in first["detail"]
     monkeypatch.undo()
     again = train(base, f"evaluating{evaluation}", resume=True)
     assert numbers(again) == numbers(report)
@@ -226,6 +234,7 @@ def test_a_signal_during_an_evaluation_stops_before_the_next_step(whole, monkeyp
 def test_a_second_signal_stops_in_the_middle_of_a_write_and_leaves_nothing_half(whole,
                                                                                 monkeypatch):
     base, report = whole
+    replace = os.replace
     interrupted(base, "twice", 6)
 
     def first(record):
@@ -234,14 +243,41 @@ def test_a_second_signal_stops_in_the_middle_of_a_write_and_leaves_nothing_half(
             monkeypatch.setattr(os, "replace", second)
 
     def second(*paths):
-        monkeypatch.undo()
+        monkeypatch.setattr(os, "replace", replace)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("the second signal did not stop the write")
-    with pytest.raises(Interrupted, match="twice"):
+    monkeypatch.setattr(interrupt, "SAME_EVENT_S", 0)
+    with pytest.raises(Interrupted, match="lost: 1 step; --resume goes on from state-000006.apr"):
         train(base, "twice", first, resume=True)
     assert not leftovers(base / "twice")
     assert [p.name for p in (base / "twice/ckpt").iterdir()] == ["state-000006.apr"]
     assert numbers(train(base, "twice", resume=True)) == numbers(report)
+
+
+def test_two_signals_of_one_event_leave_a_state(whole):
+    """systemd sends SIGTERM and SIGHUP together, a closed terminal SIGHUP twice."""
+    base, report = whole
+
+    def both(record):
+        if record["step"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGHUP)
+    first = train(base, "both", both)
+    assert (first["status"], first["exit_code"], first["steps_recorded"]) == ("INTERRUPTED", 130, 3)
+    assert numbers(train(base, "both", resume=True)) == numbers(report)
+
+
+def test_a_run_ends_when_its_minutes_are_over_and_goes_on(whole):
+    base, report = whole
+
+    def wait(record):
+        if record["step"] == 4:
+            signal.pause()
+    first = train(base, "minutes", wait, max_minutes=0.01)
+    assert (first["status"], first["exit_code"], first["steps_recorded"]) == ("INTERRUPTED", 130, 5)
+    assert "by --max-minutes 0.01 after 5 of" in first["detail"]
+    again = train(base, "minutes", resume=True, max_minutes=600.0)
+    assert numbers(again) == numbers(report)
 
 
 def test_handlers_are_put_back(whole):

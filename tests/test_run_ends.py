@@ -33,14 +33,24 @@ def test_a_first_validation_above_its_limit_is_divergence(base):
     assert (report["status"], report["exit_code"]) == ("ABORTED", 5)
     assert report["detail"].startswith("DIVERGENCE at epoch 0")
     assert report["epochs_completed"] == 0 and report["steps_recorded"] == 8
-    assert not list((base / "diverged/ckpt").iterdir())
+    assert [file.name for file in (base / "diverged/ckpt").iterdir()] == ["state-000008.apr"]
+    again = train(base, "diverged", resume=True)
+    assert (again["status"], again["detail"]) == (report["status"], report["detail"])
+    assert train(base, "diverged", resume=True, max_epoch0_loss=99.0)["status"] == "COMPLETED"
 
 
-def test_patience_stops_early_with_success(base):
-    report = train(base, "patience", lr=1e-12, min_lr=0.0, patience=1, steps_per_epoch=2,
-                   schedule="constant", weight_decay=0.0)
-    assert (report["status"], report["exit_code"]) == ("EARLY_STOP", 0)
-    assert report["epochs_completed"] == 4  # never before epoch 3
+def test_patience_stops_early_with_success_and_again_when_resumed(base):
+    """At a rate of 1e-30 no weight moves, so no epoch is better than the first."""
+    for patience in (1, 2):
+        report = train(base, f"patience{patience}", lr=1e-30, min_lr=0.0, patience=patience,
+                       steps_per_epoch=2, schedule="constant", weight_decay=0.0)
+        assert (report["status"], report["exit_code"]) == ("EARLY_STOP", 0)
+        assert report["epochs_completed"] == 1 + patience
+    again = train(base, "patience2", resume=True)
+    for key in ("status", "exit_code", "detail", "steps_recorded", "val_loss_history", "gates"):
+        assert again[key] == report[key], key
+    more = train(base, "patience2", resume=True, patience=3)
+    assert (more["status"], more["epochs_completed"]) == ("EARLY_STOP", 4)
 
 
 def test_a_rate_that_ruins_the_weights_stops_after_three_skipped_steps(base):
@@ -113,6 +123,22 @@ def test_only_bad_steps_in_a_row_stop_a_run(base, monkeypatch):
     faulty(monkeypatch, (math.nan, 1.0), {2, 3, 5, 6, 8})
     report = train(base, "scattered", num_steps=8)
     assert report["status"] == "COMPLETED" and report["steps_recorded"] == 3
+
+
+def test_a_run_that_was_stopped_by_bad_steps_stops_again_when_resumed(base, monkeypatch):
+    faulty(monkeypatch, (math.nan, 1.0), range(4, 99))
+    first = train(base, "again")
+    assert (first["exit_code"], first["steps_recorded"]) == (8, 3)
+    for _ in range(2):
+        again = train(base, "again", resume=True)
+        assert (again["status"], again["exit_code"]) == ("ABORTED", 8)
+        assert again["steps_recorded"] == 3
+
+
+def test_the_first_loss_stands_beside_a_guess_also_when_step_0_was_skipped(base, monkeypatch):
+    faulty(monkeypatch, (math.nan, 1.0), {1})
+    said = aprnb_here("pretrain", *flags(base, "late", num_steps=2)).stdout
+    assert "first loss" in said and "a uniform guess scores ln V" in said
 
 
 def test_a_model_worse_than_a_guess_is_warned_about(base, tmp_path):

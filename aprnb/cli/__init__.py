@@ -11,7 +11,8 @@ import sys
 import click
 
 from .. import __version__
-from ..errors import AprnbError
+from ..errors import AprnbError, Interrupted
+from ..interrupt import Interrupt
 from .once import once
 
 # verb -> (module under aprnb.cli, attribute, purpose)
@@ -70,7 +71,8 @@ def main(args=None):
     A reader of our output that has enough, such as `head`, ends the verb without a message.
     """
     try:
-        code = call(sys.argv[1:] if args is None else list(args))
+        with Interrupt():
+            code = call(sys.argv[1:] if args is None else list(args))
     except (Exception, KeyboardInterrupt) as error:  # the outermost frame: nothing above reports
         if os.environ.get("APRNB_TRACEBACK"):
             raise
@@ -110,7 +112,7 @@ def let_go(stream):
 
 def describe(error):
     """(message, exit code) of any exception."""
-    if isinstance(error, AprnbError):
+    if isinstance(error, AprnbError | Interrupted):
         return str(error), error.exit_code
     if isinstance(error, click.ClickException):
         return usage_message(error), error.exit_code

@@ -60,17 +60,15 @@ def run(paths, hardware, run_dir, output, name, commit, notes, force, as_json):
     """
     from ..errors import CheckError, UsageError
     from ..proof.evidence.folder import dated
-    from ..proof.processes import ends_in_order
     from ..proof.verdicts.recording import record_contracts, run_contracts
     argv = ["aprnb", *sys.argv[1:]]
     if not output and (name is not None or notes or force):
         raise UsageError("contracts run: --name, --note and --force are about --output")
-    with ends_in_order():
-        if output:
-            folder = output if name is None else dated(output, name)
-            told = record_contracts(folder, paths, hardware, run_dir, argv, commit, notes, force)
-        else:
-            told = run_contracts(paths, hardware, run_dir, argv, commit)
+    if output:
+        folder = output if name is None else dated(output, name)
+        told = record_contracts(folder, paths, hardware, run_dir, argv, commit, notes, force)
+    else:
+        told = run_contracts(paths, hardware, run_dir, argv, commit)
     click.echo(json.dumps(told, indent=1) if as_json else "\n".join(_verdicts(told)))
     red = [row for row in told["verdicts"] if row["verdict"] == "RED"]
     if red:

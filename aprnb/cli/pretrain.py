@@ -21,7 +21,7 @@ Examples:
 Exit codes: 0 done, or stopped by --patience; 2 usage; 3 file not found; 4 not a model file; 5 a
 gate failed, the target was missed, unusable data, or the run folder exists; 6 model, tokenizer or
 configuration do not fit; 7 I/O, disk full; 8 non-finite values; 12 out of device memory; 14 no
-usable GPU; 130 interrupted, a state was saved first."""
+usable GPU; 130 interrupted by a signal or by --max-minutes, a state was saved first."""
 
 N, X = {"type": int, "metavar": "N"}, {"type": float, "metavar": "X"}
 PATH = {"metavar": "PATH"}
@@ -115,7 +115,9 @@ def micro_batch(ctx, parameter, value):
     ("--max-epoch0-loss", "Nats, of the first validation  [default: 10.0 with --init, 2 ln V "
                           "without]", X),
     ("--on-nonfinite", "What a NaN or infinite loss or gradient does to a run: skip the step (3 "
-                       "in a row stop), or stop  [default: skip]", one_of("skip", "stop")))
+                       "in a row stop), or stop  [default: skip]", one_of("skip", "stop")),
+    ("--max-minutes", "Save a state and stop after so long, with exit code 130; --resume has as "
+                      "long again  [default: no limit]", X))
 @section(
     "Output",
     ("--checkpoint-every", "Steps between saved states, besides those of every epoch", N),

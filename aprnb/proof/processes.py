@@ -70,19 +70,3 @@ def _send(leader, number):
     except ProcessLookupError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def ends_in_order():
-    """While it lasts, SIGTERM and a closed terminal end the program as Ctrl-C does, so that it
-    clears up; SIGHUP that is ignored stays ignored (nohup)."""
-    def interrupt(number, frame):
-        raise KeyboardInterrupt
-    wanted = [number for number in (signal.SIGTERM, signal.SIGHUP)
-              if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in wanted}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -29,7 +29,6 @@ FLOAT_MAX = sys.float_info.max
 LOSS_FLOOR_NATS = 1e-6
 
 DIVERGENCE_RATIO = 2.0  # largest val[n] / val[n-1]; exactly 2 passes
-FIRST_POSSIBLE_STOP = 3  # epochs that always run before patience may end a run
 FASTEST_TOKENS_PER_SEC = 1e9  # of any machine; more means that the clock was not read
 
 
@@ -52,6 +51,12 @@ class Gate:
         if self.value is not None and not math.isfinite(self.value):
             out["value"] = str(self.value)
         return out
+
+    @classmethod
+    def from_json(cls, gate):
+        """The Gate of such a dict."""
+        value = gate["value"]
+        return cls(**gate | {"value": float(value) if isinstance(value, str) else value})
 
 
 def between(gate_id, name, value, low, high, meaning):
@@ -124,8 +129,7 @@ def patience(history_nats, epochs):
     """004: a validation loss below all before it within the last `epochs` epochs."""
     best = min(range(len(history_nats)), key=history_nats.__getitem__)
     without = len(history_nats) - 1 - best
-    high = epochs - 1 if len(history_nats) > FIRST_POSSIBLE_STOP else max(without, epochs - 1)
-    return between("004", "epochs_without_improvement_count", without, 0, high,
+    return between("004", "epochs_without_improvement_count", without, 0, epochs - 1,
                    f"the best validation loss is {history_nats[best]:.4f} nats of epoch {best}")
 
 

@@ -15,47 +15,22 @@ from pathlib import Path
 from ..data.batches import BatchStream
 from ..errors import CheckError, Interrupted, NonFiniteError, StorageError
 from ..formats.atomic import write_json, write_text
+from ..interrupt import Interrupt
 from ..model.instance import Model
 from . import gates
 from .checkpoint import epoch_metadata, write_checkpoint, write_state
 from .console import Console
 from .evaluate import Evaluator
 from .inputs import DataInput
-from .interrupt import Interrupt
 from .metrics import FIELDS, JsonLines, event, step_record
 from .plot import loss_svg
+from .position import Position
 from .run_folder import RunFolder
 from .schedule import Schedule
 from .settings import Settings
 from .step import Trainer
 
 SKIPS_IN_A_ROW = 3  # non-finite steps after which a run stops although it may skip
-
-
-@dataclass
-class Position:
-    """Where a run is; JSON-able, saved with every state."""
-
-    step: int = 0
-    """Batches consumed."""
-    recorded: int = 0
-    """Records in metrics.jsonl."""
-    skipped_in_a_row: int = 0
-    epoch: int = 0
-    epoch_start: int = 0
-    """Step at which this epoch began."""
-    tokens_seen: int = 0
-    initial_val_nats: float | None = None
-    """Validation loss before step 0; None in runs that began without one."""
-    val_history_nats: list[float] = field(default_factory=list)
-    val_steps: list[int] = field(default_factory=list)
-    """Steps after which the validation losses were measured."""
-    loss_sum_nats: float = 0.0
-    """Over the recorded steps of this epoch."""
-    recorded_in_epoch: int = 0
-    grad_norm_max: float = 0.0
-    wall_seconds: float = 0.0
-    """Of this epoch, without evaluation and checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +80,15 @@ class Loop:
 
     def __post_init__(self):
         self.ln_vocab_nats = math.log(self.model.config.vocab_size)
+        self._saved = asdict(self.position) if self.checkpoint else None
+        """The position that the newest state holds."""
+        self.interrupt.at_stake = self._at_stake
 
     def run(self):
         """Train to the end. Returns an Outcome; errors of the disk and the data are raised."""
         settings, at = self.settings, self.position
         try:
+            self._stop_without_patience()  # a resumed run that had ended so
             if at.step == 0 and at.initial_val_nats is None:
                 self._begin()
             while True:
@@ -127,11 +106,24 @@ class Loop:
             return stop.outcome
 
     def _stop_if_asked(self):
-        """After Ctrl-C or SIGTERM: save, then stop between two steps."""
+        """After Ctrl-C or another signal: save, then stop between two steps."""
         if self.interrupt.requested:
-            self.save_state()
-            raise Stop("INTERRUPTED", f"after {self.position.step} of {self.settings.num_steps} "
-                       "steps; go on with --resume", Interrupted.exit_code)
+            self._stop_interrupted("")
+
+    def _stop_interrupted(self, where):
+        self.save_state()
+        raise Stop("INTERRUPTED", f"by {self.interrupt.requested}{where} after "
+                   f"{self.position.step} of {self.settings.num_steps} steps; go on with --resume",
+                   Interrupted.exit_code)
+
+    def _at_stake(self):
+        """What a stop at once would lose."""
+        if self._saved is None:
+            return f"all {self.position.step} steps, no state was saved yet"
+        steps = self.position.step - self._saved["step"]
+        newest = self.folder.state_file(self._saved["step"])
+        return (f"{steps} step{'' if steps == 1 else 's'}" if steps else "nothing") + (
+            f"; --resume goes on from {newest.name}")
 
     def note(self, kind, **facts):
         """Write an object of events.jsonl."""
@@ -190,7 +182,7 @@ class Loop:
             self._require(gates.utilisation(record["gpu_util_pct"]))
         self.durably(self.metrics.append, record)
         self.position.recorded += 1
-        if record["step"] == 0:
+        if self.position.recorded == 1:  # the steps before, if any, were skipped
             self._beside_uniform(record["loss_nats"])
         self.console.step(record, self.settings.num_steps)
 
@@ -214,8 +206,8 @@ class Loop:
         self.console.warn(f"step {step} skipped, weights unchanged: {gate.message}")
         if self.settings.on_nonfinite == "stop":
             self._abort_nonfinite(f"step {step}: {gate.message}")
-        if at.skipped_in_a_row == SKIPS_IN_A_ROW:
-            self._abort_nonfinite(f"{SKIPS_IN_A_ROW} steps in a row up to step {step}: "
+        if at.skipped_in_a_row >= SKIPS_IN_A_ROW:  # more, in a run that was resumed
+            self._abort_nonfinite(f"{at.skipped_in_a_row} steps in a row up to step {step}: "
                                   f"{gate.message}")
 
     def _abort_nonfinite(self, detail):
@@ -251,9 +243,17 @@ class Loop:
         at.loss_sum_nats, at.recorded_in_epoch, at.grad_norm_max = 0.0, 0, 0.0
         at.wall_seconds = 0.0
         self.save_state()
-        gate = gates.patience(at.val_history_nats, settings.patience)
+        self._stop_without_patience()
+
+    def _stop_without_patience(self):
+        """Gate 004 at the end of an epoch, where the newest loss was measured."""
+        at = self.position
+        if not at.val_history_nats or at.step != at.epoch_start:
+            return
+        gate = gates.patience(at.val_history_nats, self.settings.patience)
         if not self._judge(gate):
-            raise self._judged_target("EARLY_STOP", gate.message)
+            raise self._judged_target("EARLY_STOP", f"{gate.message}; --resume goes on with a "
+                                      "larger --patience")
 
     def _begin(self):
         """The validation loss before step 0, beside that of a uniform guess."""
@@ -263,9 +263,17 @@ class Loop:
                           f"ln V = {self.ln_vocab_nats:.4f}")
 
     def _evaluate(self, when):
-        """Validation loss in nats per target token; one that is not finite ends the run."""
+        """Validation loss in nats per target token; one that is not finite ends the run.
+
+        A state stands before it, so that an interrupt need not wait for its end.
+        """
+        if self.position.step:
+            self.save_state(prune=False)  # if the loss is bad, the state before is the good one
         try:
-            result = self.evaluator.mean(self.data.val, self.data.val_indices)
+            with self.interrupt.at_once():
+                result = self.evaluator.mean(self.data.val, self.data.val_indices)
+        except Interrupted:
+            self._stop_interrupted(f" in the evaluation {when},")
         except NonFiniteError as error:
             raise Stop("ABORTED", f"NON-FINITE {when}: {error}", error.exit_code) from error
         return float(result.loss_nats)
@@ -291,29 +299,37 @@ class Loop:
         history = at.val_history_nats
         return {"checkpoint_step": at.step, "optimizer_step": self.trainer.step,
                 "learning_rate": self.schedule.rate(max(0, at.step - 1)),
-                "loss": val_loss or (history[-1] if history else None),
+                "loss": history[-1] if val_loss is None and history else val_loss,
                 "training_data_sha256": self.data.fingerprint,
                 "training_settings": self.settings.without_paths()}
 
-    def save_state(self):
-        """Write ckpt/state-NNNNNN.apr, then remove what --keep no longer wants.
+    def save_state(self, prune=True):
+        """Write ckpt/state-NNNNNN.apr, then remove what --keep no longer wants; a position that
+        the newest state already holds is not written again.
 
         The logs are made durable first: a state counts their records, and a resumed run cuts them
         to that count, so they may be longer than it says and never shorter.
         Errors: NonFiniteError if a weight is not finite; StorageError.
         """
         at, path = self.position, self.folder.state_file(self.position.step)
+        if self._saved != asdict(at):
+            self._write_state(path)
+            self._saved = asdict(at)
+            if at.step > at.epoch_start or self.checkpoint is None:  # else the epoch's is newest
+                self.checkpoint = path
+        if prune:
+            self.folder.prune(self.settings.keep)
+
+    def _write_state(self, path):
         self.note("saving_state", path=str(path))
         self.durably(self.metrics.sync)
         self.durably(self.events.sync)
-        position = {"position": asdict(at), "stream": self.stream.state(),
+        position = {"position": asdict(self.position), "stream": self.stream.state(),
                     "data_fingerprint": self.data.fingerprint,
-                    "metrics_bytes": self.metrics.size}
+                    "metrics_bytes": self.metrics.size,
+                    "gates": [gate.as_json() for gate in self.gates.values()]}
         self.durably(write_state, path, self.model, self.trainer, self.luggage, self._facts(),
                       position)
-        if at.step > at.epoch_start or self.checkpoint is None:  # else the epoch's file is newest
-            self.checkpoint = path
-        self.folder.prune(self.settings.keep)
 
     def durably(self, write, *arguments):
         """A file that cannot be written ends the run; the message says how to go on."""

@@ -11,16 +11,17 @@ from ..data.batches import BatchStream
 from ..errors import CheckError, DeviceMemoryError, FormatError
 from ..formats.atomic import write_json
 from ..formats.model_file import OpenModel, open_model
+from ..interrupt import Interrupt
 from ..model.instance import Model
 from ..model.rehearsal import refuse_unserved
 from .checkpoint import read_position, restore_trainer
 from .evaluate import Evaluator
-from .gates import default_first_limit_nats
+from .gates import Gate, default_first_limit_nats
 from .inputs import open_data_input, open_model_input
-from .interrupt import Interrupt
 from .introduce import config_json, introduce
-from .loop import Loop, Position
+from .loop import Loop
 from .metrics import refuse_shorter
+from .position import Position
 from .preflight import preflight
 from .run_folder import RunFolder
 from .schedule import Schedule
@@ -58,8 +59,10 @@ def pretrain(given, console, resume=False, force=False):
     `status`, `detail` and `exit_code` of the report.
     """
     began, folder = time.perf_counter(), RunFolder(given.get("run_dir") or ".")
-    with Interrupt() as interrupt, folder:
+    with Interrupt(" before the first step; nothing was written") as interrupt, folder:
         plan = _resumed(given, folder) if resume else _new(given, folder, force)
+        if plan.settings.max_minutes:
+            interrupt.limit(plan.settings.max_minutes)
         loop, checked = _prepare(plan, console, interrupt)
         try:
             outcome = loop.run()
@@ -209,12 +212,14 @@ def _loop(plan, model, source, trainer, evaluator, stream, data, console, interr
     """The Loop; opens both logs, records after those of `position` are cut off."""
     s = plan.settings
     metrics, events = plan.folder.logs(metrics_bytes)
+    judged = read_position(plan.state).get("gates", []) if plan.state else []
     return Loop(settings=s, model=model, luggage=source.luggage, trainer=trainer,
                 evaluator=evaluator,
                 schedule=Schedule(s.schedule, s.lr, s.min_lr, s.warmup_steps, s.num_steps),
                 stream=stream, data=data, folder=plan.folder, metrics=metrics, events=events,
                 console=console, interrupt=interrupt, position=position,
-                checkpoint=plan.state.path if plan.state else None)
+                checkpoint=plan.state.path if plan.state else None,
+                gates={(gate["id"], gate["name"]): Gate.from_json(gate) for gate in judged})
 
 
 def _note_start(loop, data):

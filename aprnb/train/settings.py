@@ -24,7 +24,8 @@ WARMUP_SHARE = 10  # a default warm-up takes at most 1/10 of the steps
 LOWEST_LR_SHARE = 10  # default --min-lr: a tenth of the peak (Chinchilla, GPT-3, Llama)
 
 MAY_CHANGE = {"num_steps", "checkpoint_every", "keep", "target_val_loss", "patience",
-              "max_epoch0_loss", "on_nonfinite", "preflight", "dataset", "val_shard", "run_dir"}
+              "max_epoch0_loss", "on_nonfinite", "max_minutes", "preflight", "dataset", "val_shard",
+              "run_dir"}
 """Settings that a resumed run may be given anew. The data are compared by content, not by place;
 with another --num-steps the schedule is that of the new length from the resumed step on."""
 
@@ -100,6 +101,8 @@ class Settings:
     max_epoch0_loss: float | None = None
     """Nats; None until the model is known, then 10.0 with init and 2 ln V without."""
     on_nonfinite: str = "skip"
+    max_minutes: float | None = None
+    """Minutes after which a process saves a state and stops; None: no limit."""
 
     checkpoint_every: int | None = None
     """Steps between saved states, besides those at epoch ends."""
@@ -160,7 +163,8 @@ class Settings:
 # beyond these bounds it would become 0 or infinite on the way to the device.
 BOUNDS = {"lr": (1e-30, 1e30), "eps": (1e-30, 1.0), "weight_decay": (1e-12, 1e3),
           "grad_clip": (1e-12, 1e6), "target_val_loss": (LOSS_FLOOR_NATS, 1e6),
-          "max_epoch0_loss": (LOSS_FLOOR_NATS, 1e6)}
+          "max_epoch0_loss": (LOSS_FLOOR_NATS, 1e6),
+          "max_minutes": (1e-3, 1e6)}
 OFF_AT_0 = ("weight_decay", "grad_clip")
 AUTOMATIC = ("device", "precision", "residual")
 PATHS = ("init", "arch", "tokenizer")
@@ -171,7 +175,8 @@ CHOICES = {"mode": MODES, "precision": ("auto", *PRECISIONS),
            "val_order": ORDERS,
            "preflight": ("auto", "off"), "on_nonfinite": ("skip", "stop")}
 LATER = {"kernels": Settings.kernels, "recompute": Settings.recompute,
-         "residual": Settings.residual, "val_windows": None, "val_order": "sequential"}
+         "residual": Settings.residual, "val_windows": None, "val_order": "sequential",
+         "max_minutes": None}
 """What runs begun before these settings existed did, and go on doing when they are resumed."""
 EDITED = ("it was edited or is of another version: put it back, or start a new run with --init and "
           "the newest checkpoint")

@@ -46,7 +46,7 @@ FAULTS = [
                 "                      if history_nats[i] < history_nats[i - 1]])")]),
     fault("patience-off-by-one", "a run goes on one epoch longer than --patience says",
           "ours: an off-by-one",
-          cpu=[(GATES, "high = epochs - 1 if len", "high = epochs if len")]),
+          cpu=[(GATES, "without, 0, epochs - 1,", "without, 0, epochs,")]),
     # ------------------------------------------------------------ what follows from a gate
     fault("converged-though-missed", "CONVERGED, exit 0, although the target was missed",
           "reference",

@@ -32,7 +32,7 @@ VALIDATION = [
                 '{"count": len(indices), "sha256": digest[:0].rjust(64)}')]),
     fault("old-runs-get-the-new-split", "a run begun on the tail goes on with drawn windows",
           "ours: its validation windows were trained on",
-          cpu=[(SETTINGS, '"val_order": "sequential"}', '"val_order": "shuffled"}')]),
+          cpu=[(SETTINGS, '"val_order": "sequential"', '"val_order": "shuffled"')]),
     fault("ends-of-shards-unsaid", "tokens that fill no window are not counted",
           "ours: 240 of 300 documents gone, exit 0",
           cpu=[(BATCHES, "for shard in self._shards if len(shard) % width}",
