@@ -48,7 +48,7 @@ class Watcher(Console):
 
     def __init__(self, at_step=lambda record: None):
         super().__init__(io.StringIO())
-        self.at_step, self.warnings = at_step, []
+        self.at_step, self.warnings, self.notes = at_step, [], []
 
     def step(self, record, steps):
         self.at_step(record)
@@ -56,19 +56,26 @@ class Watcher(Console):
     def warn(self, text):
         self.warnings.append(text)
 
+    def note(self, text):
+        self.notes.append(text)
 
-def train(base, name="run", at_step=lambda record: None, resume=False, force=False, **given):
-    """Report of a run in base/name on base/data; data and config.json are made when absent."""
+
+def train(base, name="run", at_step=lambda record: None, resume=False, force=False, overrides=(),
+          watcher=None, **given):
+    """Report of a run in base/name on base/data; data and config.json are made when absent.
+
+    watcher: a Watcher that is asked afterwards what was said, instead of `at_step`.
+    """
     if not (base / "data").exists():
         text_shards(base / "data")
     if not (base / "config.json").exists():
         arch(base / "config.json")
     values = {"run_dir": str(base / name)}
-    if not resume:
+    if resume in (False, "auto"):
         values |= SETTINGS | {"dataset": str(base / "data")}
         if "init" not in given:
             values["arch"] = str(base / "config.json")
-    return pretrain(values | given, Watcher(at_step), resume, force)
+    return pretrain(values | given, watcher or Watcher(at_step), resume, force, overrides)
 
 
 def aprnb(*arguments, **options):

@@ -100,7 +100,8 @@ def test_a_state_is_a_model_too_and_has_the_weights_of_its_epoch(run):
             assert np.array_equal(array, epoch.array(name))
         names = set(epoch.tensors)
         assert set(model.source.tensors) == names | {
-            f"__training__.{kind}.{name}" for kind in "mv" for name in names}
+            f"__training__.{kind}.{name}" for kind in "mv" for name in names} | {
+            "__training__.records"}
 
 
 def test_only_two_states_stay_unless_keep_says_more(run):
@@ -110,10 +111,12 @@ def test_only_two_states_stay_unless_keep_says_more(run):
     assert len(list((folder / "ckpt").glob("epoch-*.apr"))) == 3
 
 
-def test_keep_leaves_the_newest(tmp_path):
+def test_keep_leaves_the_newest_besides_the_best(tmp_path):
     report = train(tmp_path, steps_per_epoch=4, keep=1)
     names = sorted(p.name for p in (tmp_path / "run/ckpt").iterdir())
-    assert names == ["epoch-004.apr", "epoch-004.metadata.json", "state-000020.apr"]
+    assert report["best"]["epoch"] == 4
+    assert names == ["epoch-003.apr", "epoch-003.metadata.json", "epoch-004.apr",
+                     "epoch-004.metadata.json", "state-000020.apr"]
     assert report["checkpoint"].endswith("epoch-004.apr")
 
 

@@ -101,7 +101,7 @@ def test_a_refused_resume_changes_nothing(base):
     assert contents(base / "refused") == before
     (base / "refused/metrics.jsonl").write_text("{}\n")
     before = contents(base / "refused")
-    with pytest.raises(CheckError, match="holds 3 bytes"):
+    with pytest.raises(CheckError, match="line 1 lacks step, loss_nats"):
         train(base, "refused", resume=True)
     assert contents(base / "refused") == before
 
@@ -110,11 +110,10 @@ def test_a_damaged_newest_state_is_named_with_the_older_one(base):
     report = train(base, "damaged", num_steps=4, steps_per_epoch=2)
     newest = base / "damaged/ckpt/state-000004.apr"
     newest.write_bytes(newest.read_bytes()[:-100])
-    with pytest.raises(FormatError, match="state-000004.apr.* remove this file to go on from "
-                                          "state-000002.apr"):
+    with pytest.raises(FormatError, match="state-000004.apr.* go on from the one before with "
+                                          "--resume state-000002.apr"):
         train(base, "damaged", resume=True)
-    newest.unlink()
-    assert numbers(train(base, "damaged", resume=True)) == numbers(report)
+    assert numbers(train(base, "damaged", resume="state-000002.apr")) == numbers(report)
     (base / "damaged/ckpt/state-000002.apr").unlink()
     newest.write_bytes(newest.read_bytes()[:-100])
     with pytest.raises(FormatError, match="no older state"):

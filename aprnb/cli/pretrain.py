@@ -16,6 +16,7 @@ Examples:
   aprnb pretrain --dataset shards/ --arch tiny --run-dir runs/tiny --num-steps 300 --seq-length 256
   aprnb pretrain --dataset shards/ --init model.apr --run-dir runs/tuned --lr 2e-5 --json
   aprnb pretrain --run-dir runs/tuned --resume
+  aprnb pretrain --run-dir runs/tuned --resume state-000300.apr --override lr --lr 1e-5
 
 \b
 Exit codes: 0 done, or stopped by --patience; 2 usage; 3 file not found; 4 not a model file; 5 a
@@ -24,6 +25,7 @@ configuration do not fit; 7 I/O, disk full; 8 non-finite values; 12 out of devic
 usable GPU; 130 interrupted by a signal or by --max-minutes, a state was saved first."""
 
 N, X = {"type": int, "metavar": "N"}, {"type": float, "metavar": "X"}
+NEWEST = ""  # --resume alone
 PATH = {"metavar": "PATH"}
 
 
@@ -51,8 +53,15 @@ def micro_batch(ctx, parameter, value):
                "tiny, or a config.json.", {"metavar": "NAME-or-FILE"}),
     ("--tokenizer", "tokenizer.json or its folder, for the checkpoints  [default: that of --init, "
                     "else that of the dataset]", PATH),
-    ("--resume", "Go on exactly where the run in --run-dir stopped. Only gates, --num-steps, "
-                 "--checkpoint-every and --keep may be given anew.", {"is_flag": True}))
+    ("--resume", "Go on exactly where the run in --run-dir stopped; auto: or start it, if it has "
+                 "no state yet; a step, name or path of a state: from there, and what the run has "
+                 "of later steps is set aside. Only gates, --num-steps, --schedule-steps, "
+                 "--checkpoint-every, --keep and --keep-best may be given anew.",
+     {"is_flag": False, "flag_value": NEWEST, "metavar": "[auto|STATE]"}),
+    ("--override", "With --resume: go on although this setting of config.json, or of the command "
+                   "line, is not that of the state; config.json, metrics.jsonl: have the file "
+                   "written anew from the state. May be given again.",
+     {"multiple": True, "metavar": "KEY"}))
 @section(
     "Device",
     ("--device", "auto, cpu, cuda or cuda:N; only auto may choose the CPU, and says so  "
@@ -81,10 +90,12 @@ def micro_batch(ctx, parameter, value):
                "else from-scratch]", one_of("finetune", "from-scratch")),
     ("--lr", "Peak learning rate  [default: 5e-5 finetune, 3e-4 from-scratch]", X),
     ("--warmup-steps", "Steps before the peak  [default: 100 finetune, 1000 from-scratch, at most "
-                       "a tenth of --num-steps]", N),
+                       "a tenth of --schedule-steps]", N),
     ("--schedule", "Rate after warm-up; wsd stays at the peak and decays over the last fifth  "
                    "[default: cosine]", one_of("cosine", "linear", "constant", "wsd")),
-    ("--min-lr", "Rate of the last step  [default: a tenth of --lr]", X),
+    ("--schedule-steps", "Steps that the schedule is laid out for; after them the rate stays at "
+                         "--min-lr  [default: --num-steps of the start]", N),
+    ("--min-lr", "Rate of the last step of the schedule  [default: a tenth of --lr]", X),
     ("--beta1", "AdamW, decay of the first moment  [default: 0.9]", X),
     ("--beta2", "AdamW, decay of the second moment  [default: 0.95]", X),
     ("--eps", "AdamW, added to the root of the second moment  [default: 1e-8]", X),
@@ -121,12 +132,15 @@ def micro_batch(ctx, parameter, value):
 @section(
     "Output",
     ("--checkpoint-every", "Steps between saved states, besides those of every epoch", N),
-    ("--keep", "Newest checkpoints to keep  [default: those of all epochs, and 2 states]", N),
+    ("--keep", "Newest checkpoints to keep, besides that of the best epoch, which always stays  "
+               "[default: those of all epochs, and 2 states]", N),
+    ("--keep-best", "Keep the best epoch, the newest one and one state.",
+     {"is_flag": True, "default": None}),
     ("--force", "Replace the run in --run-dir.", {"is_flag": True}),
     ("--json as_json", "One JSON document on stdout, everything else on stderr.",
      {"is_flag": True}),
     ("--quiet", "Only warnings and the result.", {"is_flag": True}))
-def pretrain(resume, force, as_json, quiet, **flags):
+def pretrain(resume, override, force, as_json, quiet, **flags):
     """Train a model on token shards, from random weights or from a given model.
 
     Writes config.json, metrics.jsonl, events.jsonl, checkpoints, loss.svg and summary.json. Losses
@@ -135,12 +149,13 @@ def pretrain(resume, force, as_json, quiet, **flags):
     from ..errors import UsageError
     from ..train.console import Console, open_closed_streams
     from ..train.run import pretrain as train
+    resume = True if resume == NEWEST else resume or False
     if resume and force:
         raise UsageError("--resume and --force: need one of them")
     open_closed_streams()
     console = Console(sys.stderr if as_json else sys.stdout, quiet)
     given = {name: value for name, value in flags.items() if value is not None}
-    report = train(given, console, resume, force)
+    report = train(given, console, resume, force, override)
     print_report(report, as_json, console)
     sys.exit(report["exit_code"])
 
@@ -159,6 +174,10 @@ def print_report(report, as_json, console):
         console.result(f"  validation  {report['final_val_loss']:.4f} nats; ln V = "
                        f"{report['ln_vocab']:.4f}; {counted(report['steps_recorded'], 'step')} in "
                        f"{counted(report['epochs_completed'], 'epoch')}")
+    best = report["best"]
+    if best:
+        console.result(f"  best        {best['val_loss_nats']:.4f} nats, epoch {best['epoch']}: "
+                       f"{best['checkpoint'] or 'its checkpoint is not there any more'}")
     for name, file in (("checkpoint", report["checkpoint"]), ("loss curve", report["loss_svg"]),
                        ("summary", report["summary"])):
         console.result(f"  {name:<11} {file}")

@@ -5,7 +5,9 @@
     epoch-NNN.metadata.json  the nine keys of the reference
     state-NNNNNN.apr         the same, and beside each weight both moments of AdamW
                              (`__training__.m.<name>`, `__training__.v.<name>`, skipped by readers
-                             of models) and the key `training_state`
+                             of models), the numbers of every record (`__training__.records`, see
+                             records.py) and the key `training_state`
+    aborted-NNNNNN.apr       the same, of a run that ended as NON-FINITE
 
 One file holds a whole state, so one rename makes it true: weights, moments and position can never
 be of different steps. It is written last, after the records that it counts are durable.
@@ -22,6 +24,7 @@ from ..formats.convert import MODEL_TYPE
 from .evaluate import perplexity
 
 MOMENTS = ("m", "v")
+NUMBERS_NAME = "__training__.records"
 STATE_SCHEMA = "aprnb-training-state-v1"
 METADATA_KEYS = ("epoch", "train_loss", "val_loss", "train_ppl", "val_ppl", "optimizer_state_sha",
                  "wall_seconds", "tokens_seen", "grad_norm_max")
@@ -71,10 +74,13 @@ def _ppl(loss_nats):
 
 # ---------------------------------------------------------------- state
 
-def write_state(path, model, trainer, luggage, facts, position):
-    """Write all that the rest of the run depends on; `position` is a JSON-able dict."""
+def write_state(path, model, trainer, luggage, facts, position, numbers=()):
+    """Write all that the rest of the run depends on; `position` is a JSON-able dict.
+
+    numbers: (n, 4) f64 of the n records before it.
+    """
     state = trainer.state()
-    moments = {}
+    moments = {NUMBERS_NAME: numbers} if len(numbers) else {}
     for kind in MOMENTS:
         moments |= {_moment(kind, name): array
                     for name, array in _by_tensor(model, state[kind]).items()}
@@ -89,6 +95,13 @@ def read_position(opened):
         raise CheckError(f"{opened.path}: holds no training state of schema {STATE_SCHEMA}; use "
                          "--init to go on from a model without its optimiser")
     return position
+
+
+def read_numbers(opened):
+    """(n, 4) f64 of the records that an opened state counts; None in states of before."""
+    if NUMBERS_NAME not in opened.source.tensors:
+        return None if read_position(opened)["position"]["recorded"] else np.zeros((0, 4))
+    return opened.source.array(NUMBERS_NAME)
 
 
 def restore_trainer(trainer, opened):

@@ -101,14 +101,17 @@ class Console:
             self._print(f"step {done:>5}/{steps} | {loss} | norm {record['grad_norm']:.2f} | "
                         f"{rate} | {record['wall_ms']:.1f} ms | {speed}")
 
-    def epoch(self, epoch, metadata, ln_vocab_nats, path):
+    def epoch(self, epoch, metadata, ln_vocab_nats, path, best):
         """The line at the end of an epoch, with its validation loss beside that of a guess.
 
-        metadata: the object of epoch-NNN.metadata.json;  path: the checkpoint it belongs to.
+        metadata: the object of epoch-NNN.metadata.json;  path: the checkpoint it belongs to;
+        best: {"epoch", "val_loss_nats", ...} of the lowest loss so far.
         """
         loss = metadata["val_loss"]
+        mark = ("the best so far" if best["epoch"] == epoch else
+                f"best: {best['val_loss_nats']:.4f} of epoch {best['epoch']}")
         self.note(f"epoch {epoch} | validation {loss:.4f} nats (ppl {perplexity(loss):,.2f}, ln V "
-                  f"{ln_vocab_nats:.4f}) | {path}")
+                  f"{ln_vocab_nats:.4f}), {mark} | {path}")
 
     def close(self):
         """End the bar, so that what follows stands below it."""

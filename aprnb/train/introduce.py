@@ -1,7 +1,8 @@
 """The resolved configuration of a run: on the screen before the first step, and as config.json.
 
 Both name the origin of every value: "flag" (given by the user), "default", "mode default" (follows
-from --mode), "chosen" (what auto stood for on this machine). --resume reads config.json back.
+from --mode), "chosen" (what auto stood for on this machine), "state" (--override config.json).
+--resume reads config.json back.
 """
 import os
 from dataclasses import asdict

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..data.batches import BatchStream
-from ..errors import CheckError, Interrupted, NonFiniteError, StorageError
+from ..errors import CheckError, Interrupted, NonFiniteError, NotFoundError, StorageError
 from ..formats.atomic import write_json, write_text
 from ..interrupt import Interrupt
 from ..model.instance import Model
@@ -25,6 +25,7 @@ from .inputs import DataInput
 from .metrics import FIELDS, JsonLines, event, step_record
 from .plot import loss_svg
 from .position import Position
+from .records import Records
 from .run_folder import RunFolder
 from .schedule import Schedule
 from .settings import Settings
@@ -68,7 +69,7 @@ class Loop:
     stream: BatchStream
     data: DataInput
     folder: RunFolder
-    metrics: JsonLines
+    metrics: Records
     events: JsonLines
     console: Console
     interrupt: Interrupt
@@ -80,6 +81,7 @@ class Loop:
 
     def __post_init__(self):
         self.ln_vocab_nats = math.log(self.model.config.vocab_size)
+        self.folder.tell = self._tell
         self._saved = asdict(self.position) if self.checkpoint else None
         """The position that the newest state holds."""
         self.interrupt.at_stake = self._at_stake
@@ -124,6 +126,12 @@ class Loop:
         newest = self.folder.state_file(self._saved["step"])
         return (f"{steps} step{'' if steps == 1 else 's'}" if steps else "nothing") + (
             f"; --resume goes on from {newest.name}")
+
+    def _tell(self, text):
+        """Say what became of the run folder; paths from now on are those that it has."""
+        self.checkpoint = self.folder.here(self.checkpoint)
+        self.console.warn(text)
+        self.note("warning", text=text)
 
     def note(self, kind, **facts):
         """Write an object of events.jsonl."""
@@ -211,20 +219,27 @@ class Loop:
                                   f"{gate.message}")
 
     def _abort_nonfinite(self, detail):
-        """Stop with exit code 8, with a state to look at if the weights can still be written."""
+        """Stop with exit code 8, with a state to look at if the weights can still be written.
+
+        It lies beside the good ones: a resume goes on from the newest of those.
+        """
+        path = self.folder.aborted_file(self.position.step)
         try:
-            self.save_state()
+            self._write_state(path)
+            detail = f"{detail}; its state is {path}"
         except NonFiniteError as error:  # the weights themselves are bad
             detail = f"{detail}; {error}"
-        raise Stop("ABORTED", f"NON-FINITE: {detail}; try a lower --lr or --precision fp32",
-                   NonFiniteError.exit_code)
+        good = self.folder.newest_state()
+        then = f"--resume goes on from {good.name}" if good else "there is no state before it"
+        raise Stop("ABORTED", f"NON-FINITE: {detail}; {then}; try a lower --lr or --precision "
+                   "fp32", NonFiniteError.exit_code)
 
     # ------------------------------------------------------------ an epoch
 
     def _epoch_is_over(self):
         """Whether an evaluation is due: steps_per_epoch steps are done, or all of them."""
         steps = self.position.step - self.position.epoch_start
-        return steps and (steps == self.settings.steps_per_epoch
+        return steps and (steps >= self.settings.steps_per_epoch  # more, if that was overridden
                           or self.position.step == self.settings.num_steps)
 
     def _end_epoch(self):
@@ -289,8 +304,9 @@ class Loop:
         self.durably(write_json, self.folder.epoch_metadata(at.epoch), metadata)
         self._require(gates.epoch_files([path, self.folder.epoch_metadata(at.epoch)]))
         self.checkpoint = path
-        self.note("checkpoint", path=str(path), val_loss_nats=val_loss)
-        self.console.epoch(at.epoch, metadata, self.ln_vocab_nats, path)
+        best = self.folder.best(at.val_history_nats)
+        self.note("checkpoint", path=str(path), val_loss_nats=val_loss, best_epoch=best["epoch"])
+        self.console.epoch(at.epoch, metadata, self.ln_vocab_nats, path, best)
         self.draw()
 
     def _facts(self, val_loss=None):
@@ -316,9 +332,9 @@ class Loop:
             self._write_state(path)
             self._saved = asdict(at)
             if at.step > at.epoch_start or self.checkpoint is None:  # else the epoch's is newest
-                self.checkpoint = path
+                self.checkpoint = self.folder.here(path)
         if prune:
-            self.folder.prune(self.settings.keep)
+            self.folder.prune(self.settings, at.val_history_nats)
 
     def _write_state(self, path):
         self.note("saving_state", path=str(path))
@@ -329,13 +345,20 @@ class Loop:
                     "metrics_bytes": self.metrics.size,
                     "gates": [gate.as_json() for gate in self.gates.values()]}
         self.durably(write_state, path, self.model, self.trainer, self.luggage, self._facts(),
-                      position)
+                      position, self.metrics.numbers())
 
     def durably(self, write, *arguments):
-        """A file that cannot be written ends the run; the message says how to go on."""
+        """A file that cannot be written ends the run; the message says how to go on.
+
+        Where the folder was renamed meanwhile, it is written there.
+        """
         try:
             write(*arguments)
-        except (StorageError, OSError) as error:
+        except (StorageError, NotFoundError, OSError) as error:
+            again = self.folder.rescued(arguments)
+            if again:
+                self.durably(write, *again)
+                return
             good = f"; the last good checkpoint is {self.checkpoint}" if self.checkpoint else ""
             then = ("--resume goes on when there is room" if self.folder.has_state() else
                     f"{self.folder.path} holds no state to resume from: make room, then start "
@@ -345,7 +368,8 @@ class Loop:
     def draw(self):
         """Write loss.svg from the records so far."""
         at = self.position
-        train = [(record["step"], record["loss_nats"]) for record in self.metrics.read()]
+        train = [(record["step"], record["loss_nats"]) for record in self.metrics.read()
+                 if record["loss_nats"] is not None]  # lost, see records.py
         first = [] if at.initial_val_nats is None else [(0, at.initial_val_nats)]
         title = f"{self.model.config.family}, {at.step} steps on {self.model.backend.name}"
         self.durably(write_text, self.folder.svg,

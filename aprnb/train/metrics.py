@@ -83,8 +83,11 @@ class JsonLines:
         os.close(self._file)
 
     def read(self):
-        """All records."""
-        return [json.loads(line) for line in self.path.read_bytes().splitlines()]
+        """All records, wherever the file is by now."""
+        data = b""
+        while part := os.pread(self._file, self.size - len(data), len(data)):
+            data += part
+        return [json.loads(line) for line in data.splitlines()]
 
     def _cut(self, size):
         os.ftruncate(self._file, size)

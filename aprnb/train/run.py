@@ -8,24 +8,25 @@ from dataclasses import dataclass, replace
 
 from ..backend import open_backend
 from ..data.batches import BatchStream
-from ..errors import CheckError, DeviceMemoryError, FormatError
+from ..errors import CheckError, DeviceMemoryError, FormatError, UsageError
 from ..formats.atomic import write_json
 from ..formats.model_file import OpenModel, open_model
 from ..interrupt import Interrupt
 from ..model.instance import Model
 from ..model.rehearsal import refuse_unserved
-from .checkpoint import read_position, restore_trainer
+from .checkpoint import read_numbers, read_position, restore_trainer
 from .evaluate import Evaluator
 from .gates import Gate, default_first_limit_nats
+from .horizon import beyond, changed, schedule_of
 from .inputs import open_data_input, open_model_input
 from .introduce import config_json, introduce
 from .loop import Loop
-from .metrics import refuse_shorter
 from .position import Position
 from .preflight import preflight
+from .resume import Resumed, read_logs, settle, write_logs
 from .run_folder import RunFolder
-from .schedule import Schedule
-from .settings import Settings, resolve, resolve_resumed, stored_settings
+from .set_aside import later_files, set_aside
+from .settings import Settings, resolve
 from .step import OptimiserSettings, Trainer
 
 SCHEMA = "aprnb-pretrain-v1"
@@ -44,6 +45,10 @@ class Plan:
     """The saved state of a run that goes on; None for a new one."""
     force: bool = False
     """Whether a new run takes the place of an earlier one."""
+    resumed: Resumed | None = None
+    """What the state and config.json said, and what was overridden."""
+    chosen: bool = False
+    """Whether the state was named: what the run has of later steps is set aside."""
 
     def fix(self, origin, **values):
         """Set settings that only the model or the device could decide."""
@@ -51,16 +56,19 @@ class Plan:
         self.origins |= dict.fromkeys(values, origin)
 
 
-def pretrain(given, console, resume=False, force=False):
+def pretrain(given, console, resume=False, force=False, overrides=()):
     """Train as the flags say and return the final report, a JSON-able dict.
 
-    given: {setting: value} of the flags that were used. Errors: UsageError, CheckError, ... before
-    anything is written; StorageError later. How a run that started came to its end stands in
-    `status`, `detail` and `exit_code` of the report.
+    given: {setting: value} of the flags that were used;  resume: True for the newest state, "auto"
+    for that or a start where there is none, else a step, name or path of a state;  overrides: what
+    of config.json may differ from the state, see resume.py.
+
+    Errors: UsageError, CheckError, ... before anything is written; StorageError later. How a run
+    that started came to its end stands in `status`, `detail` and `exit_code` of the report.
     """
     began, folder = time.perf_counter(), RunFolder(given.get("run_dir") or ".")
     with Interrupt(" before the first step; nothing was written") as interrupt, folder:
-        plan = _resumed(given, folder) if resume else _new(given, folder, force)
+        plan = _planned(given, folder, resume, force, overrides)
         if plan.settings.max_minutes:
             interrupt.limit(plan.settings.max_minutes)
         loop, checked = _prepare(plan, console, interrupt)
@@ -73,6 +81,20 @@ def pretrain(given, console, resume=False, force=False):
 
 # ---------------------------------------------------------------- before the first step
 
+def _planned(given, folder, resume, force, overrides):
+    """Plan of a run that starts or goes on. Errors: those of `_new` and `_resumed`."""
+    auto = resume == "auto"
+    if auto and not folder.has_state():
+        # what is there was begun and lost nothing: the start that failed is made again
+        return _new(given, folder, folder.is_run() and not folder.has_models())
+    if not resume:
+        if overrides:
+            raise UsageError(f"--override {overrides[0]}: needs --resume; a new run has no state "
+                             "that config.json could differ from")
+        return _new(given, folder, force)
+    return _resumed(given, folder, None if auto or resume is True else resume, overrides)
+
+
 def _new(given, folder, force):
     """Plan of a run that starts. Errors: UsageError; CheckError if the run folder is occupied."""
     settings, origins = resolve(given)
@@ -80,15 +102,19 @@ def _new(given, folder, force):
     return Plan(settings, origins, folder, None, force)
 
 
-def _resumed(given, folder):
-    """Plan of a run that goes on from its newest state, with the settings of its config.json.
+def _resumed(given, folder, named, overrides):
+    """Plan of a run that goes on from its newest state, or from the one that was named.
 
-    Errors: NotFoundError without a run there; CheckError if it has no state, if config.json was
-    edited, or if a flag would change the numbers of the rest.
+    Errors: NotFoundError without a run or state there; CheckError if it has no state, if
+    config.json says otherwise than the state, or if a flag would change the numbers of the rest.
     """
-    config = folder.read_config()
-    settings, origins = resolve_resumed(given, *stored_settings(config, folder.config))
-    return Plan(settings, origins, folder, _newest_state(folder))
+    if not folder.has_models():
+        folder.read_config()  # no run at all?
+    state = open_model(folder.state_named(named)) if named else _newest_state(folder)
+    read_position(state)
+    resumed = settle(given, overrides, folder, state)
+    chosen = bool(named) and state.path != folder.newest_state()
+    return Plan(resumed.settings, resumed.origins, folder, state, False, resumed, chosen)
 
 
 def _newest_state(folder):
@@ -99,7 +125,7 @@ def _newest_state(folder):
     try:
         return open_model(newest)
     except FormatError as error:
-        then = (f"remove this file to go on from {older[-1].name}" if older else
+        then = (f"go on from the one before with --resume {older[-1].name}" if older else
                 "there is no older state; start a new run with --init and the newest checkpoint")
         raise FormatError(f"{error}. The newest state is damaged: {then}") from error
 
@@ -118,9 +144,9 @@ def _prepare(plan, console, interrupt):
     stream = BatchStream(data.train, data.train_indices, plan.settings.batch_size,
                          plan.settings.order, plan.settings.seed)
     model, trainer, evaluator = _allocate(plan, source, data)
-    position, metrics_bytes = Position(), 0
+    position, logs = Position(), None
     if plan.state:
-        position, metrics_bytes = _restore(plan, trainer, stream, data)
+        position, logs = _restore(plan, trainer, stream, data)
     warnings = (plan.folder.warnings + source.warnings + data.warnings
                 + _endless_warm_up(plan.settings) + _provisioning(plan.settings, model))
     introduce(plan, model, data, console)
@@ -128,12 +154,13 @@ def _prepare(plan, console, interrupt):
     config = config_json(plan, model, data)
     interrupt.arm()
     if plan.state:
-        plan.folder.go_on(config)
+        warnings += plan.resumed.notes + _go_on(plan, config, position, logs)
     else:
         plan.folder.begin(config, plan.force)
     loop = _loop(plan, model, source, trainer, evaluator, stream, data, console, interrupt,
-                 position, metrics_bytes)
+                 position, logs)
     _note_start(loop, data)
+    _note_changes(loop, plan, console)
     for text in warnings:
         loop.note("warning", text=text)
         console.warn(text)
@@ -187,10 +214,10 @@ def _trainer(plan, model):
 
 
 def _restore(plan, trainer, stream, data):
-    """(Position, length of metrics.jsonl in bytes) of the saved state, its parts put back.
+    """(Position, Logs) of the saved state, its parts put back.
 
     Errors: CheckError if the data are others, if --num-steps is less than what is done, or if
-    metrics.jsonl lacks records that the state counts.
+    metrics.jsonl does not hold the records that the state counts.
     """
     saved = read_position(plan.state)
     if saved["data_fingerprint"] != data.fingerprint:
@@ -201,21 +228,37 @@ def _restore(plan, trainer, stream, data):
     if plan.settings.num_steps < position.step:
         raise CheckError(f"--resume: {position.step} steps are done, --num-steps "
                          f"{plan.settings.num_steps} is less")
-    refuse_shorter(plan.folder.metrics, saved["metrics_bytes"])
+    logs = read_logs(plan.folder, plan.resumed.overrides, position,
+                     read_numbers(plan.state))
     restore_trainer(trainer, plan.state)
     stream.restore(saved["stream"])
-    return position, saved["metrics_bytes"]
+    return position, logs
+
+
+def _go_on(plan, config, position, logs):
+    """Make the folder ready for the rest of a resumed run; what is said of it."""
+    said, folder = [], plan.folder
+    if plan.chosen:
+        files = later_files(folder, plan.state.path, position)
+        if files:
+            place = set_aside(folder, files)
+            said.append(f"what the run has after step {position.step} is set aside in {place} and "
+                        f"goes on from there with --run-dir {place} --resume: "
+                        f"{', '.join(file.name for file in files)}, all records")
+    write_logs(folder, logs)
+    folder.go_on(config)
+    return said + logs.notes
 
 
 def _loop(plan, model, source, trainer, evaluator, stream, data, console, interrupt, position,
-          metrics_bytes):
+          logs):
     """The Loop; opens both logs, records after those of `position` are cut off."""
     s = plan.settings
-    metrics, events = plan.folder.logs(metrics_bytes)
+    metrics, events = plan.folder.logs(*(logs.numbers, logs.nbytes) if logs else ())
     judged = read_position(plan.state).get("gates", []) if plan.state else []
     return Loop(settings=s, model=model, luggage=source.luggage, trainer=trainer,
                 evaluator=evaluator,
-                schedule=Schedule(s.schedule, s.lr, s.min_lr, s.warmup_steps, s.num_steps),
+                schedule=schedule_of(s),
                 stream=stream, data=data, folder=plan.folder, metrics=metrics, events=events,
                 console=console, interrupt=interrupt, position=position,
                 checkpoint=plan.state.path if plan.state else None,
@@ -227,6 +270,23 @@ def _note_start(loop, data):
     loop.note("resume" if loop.checkpoint else "start", device=loop.model.backend.name,
               precision=loop.model.backend.precision, num_steps=loop.settings.num_steps)
     loop.note("data", **data.counts(), repeated_windows=data.repeats, shared_windows=data.shared)
+
+
+def _note_changes(loop, plan, console):
+    """What differs from the run as its state knows it, and where length and schedule part."""
+    if not plan.state:
+        text = beyond(plan.settings)
+        if text:
+            loop.note("schedule", text=text)
+            console.note(text)
+        return
+    for facts in plan.resumed.changes:
+        loop.note("override", **facts)
+    said = changed(plan.resumed.before, plan.settings, loop.position.step)
+    if said:
+        text, facts = said
+        loop.note("schedule", text=text, **facts)
+        console.warn(text)
 
 
 def _preflight(settings, model, data, console):
@@ -267,8 +327,9 @@ def _finish(loop, outcome, checked, began):
     """Draw the picture, write summary.json and return it.
 
     Losses are in nats; `final_val_loss` is null where no evaluation was reached, `checkpoint`
-    where nothing was saved. `wall_seconds` is of this process alone, from reading its settings on;
-    `corpus_entropy_nats` says what a loss is to be compared with.
+    where nothing was saved; `best` is the epoch of the lowest validation loss. `wall_seconds` is of
+    this process alone, from reading its settings on; `corpus_entropy_nats` says what a loss is to
+    be compared with.
     """
     at = loop.position
     loop.draw()
@@ -286,6 +347,7 @@ def _finish(loop, outcome, checked, began):
         "wall_seconds": time.perf_counter() - began,
         "run_dir": str(loop.folder.path),
         "checkpoint": str(loop.checkpoint) if loop.checkpoint else None,
+        "best": loop.folder.best(history),
         "loss_svg": str(loop.folder.svg), "summary": str(loop.folder.summary),
         "device": loop.model.backend.reason,
         "preflight": checked,

@@ -4,13 +4,15 @@
     metrics.jsonl, events.jsonl  grow with every step, see metrics.py
     ckpt/epoch-NNN.apr           a model at the end of an epoch, with epoch-NNN.metadata.json
     ckpt/state-NNNNNN.apr        a model with all that training needs to go on after that step
+    ckpt/aborted-NNNNNN.apr      the same of a run that ended as NON-FINITE: to look at, and to go
+                                 on from only when it is named
     loss.svg, summary.json       the picture, and the final report
+    metrics.jsonl.damaged        what --override metrics.jsonl replaced
+    set-aside-NNN/               a run of its own: what --resume STATE turned away from
 
 Files of other names are never touched, also not by --force, and a folder whose config.json is not
-that of a run keeps all of its files. One process at a time holds the folder, by a lock of the
-kernel that ends with the process.
+that of a run keeps all of its files.
 """
-import fcntl
 import json
 import os
 import re
@@ -20,52 +22,47 @@ from tempfile import NamedTemporaryFile
 
 from ..errors import CheckError, NotFoundError
 from ..formats.atomic import replace_file, write_json
+from .held_folder import HeldFolder
 from .metrics import JsonLines
+from .records import Records
 
 CONFIG_SCHEMA = "aprnb-pretrain-config-v1"
 OURS = ("config.json", "metrics.jsonl", "events.jsonl", "loss.svg", "summary.json")
-OURS_IN_CKPT = re.compile(r"(epoch|state)-\d+(\.apr|\.metadata\.json)")
+OURS_IN_CKPT = re.compile(r"(epoch|state|aborted)-\d+(\.apr|\.metadata\.json)")
+DAMAGED = re.compile(r"metrics\.jsonl\.damaged(-\d+)?")
 LEFTOVER = re.compile(r"\..+\.tmp")  # of a process that was killed while it wrote
 STATES_KEPT = 2  # without --keep: one to go on from, and the one before
 
 
-class RunFolder:
-    """Paths and files of one run; as a context it holds the folder for this process alone."""
+class RunFolder(HeldFolder):
+    """Paths and files of one run; as a context it holds the folder for this process alone.
 
-    def __init__(self, path):
-        self.path = Path(path)
-        self.ckpt = self.path / "ckpt"
-        self.config = self.path / "config.json"
-        self.metrics = self.path / "metrics.jsonl"
-        self.summary = self.path / "summary.json"
-        self.svg = self.path / "loss.svg"
-        self.warnings = []
-        self._held = None
+    A path is asked for where it is used, and never kept: the folder may be renamed.
+    """
 
-    # ------------------------------------------------------------ one process at a time
+    @property
+    def ckpt(self):
+        return self.path / "ckpt"
 
-    def __enter__(self):
-        if self.path.is_dir():
-            self._hold()
-        return self
+    @property
+    def config(self):
+        return self.path / "config.json"
 
-    def __exit__(self, *_):
-        if self._held is not None:
-            os.close(self._held)
+    @property
+    def metrics(self):
+        return self.path / "metrics.jsonl"
 
-    def _hold(self):
-        """Lock the folder itself. Errors: CheckError if another process holds it."""
-        self._held = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._held)
-            self._held = None
-            raise CheckError(f"{self.path}: another pretrain is writing this run; wait for it, or "
-                             "choose another --run-dir") from None
-        except OSError as error:  # some network file systems lock no folders
-            self.warnings.append(f"{self.path} cannot be locked ({error.strerror}): start no "
-                                 "second run in it")
+    @property
+    def events(self):
+        return self.path / "events.jsonl"
+
+    @property
+    def summary(self):
+        return self.path / "summary.json"
+
+    @property
+    def svg(self):
+        return self.path / "loss.svg"
 
     # ------------------------------------------------------------ starting
 
@@ -80,7 +77,7 @@ class RunFolder:
             return
         if not force:
             raise CheckError(f"{self.path}: {self._occupied()}")
-        if not self._is_run() and any(self._earlier()):
+        if not self.is_run() and any(self._earlier()):
             raise CheckError(f"{self.path}: holds {next(self._earlier()).name} but no config.json "
                              "of a run, so --force does not replace it; choose another --run-dir")
         for name in inputs:
@@ -90,19 +87,19 @@ class RunFolder:
 
     def _occupied(self):
         """What is there, and what can be done about it."""
-        if not self._is_run():
+        if not self.is_run():
             return "exists already and is not a run; choose another --run-dir"
         if not self.has_state():
             return ("exists already, its run ended before it saved a state; replace it with "
-                    "--force, or choose another --run-dir")
+                    f"--force, or choose another --run-dir{self._or_aborted()}")
         return ("exists already; go on with --resume, replace it with --force, or choose another "
                 "--run-dir")
 
-    def _is_run(self):
+    def is_run(self):
         """Whether config.json is one that a run wrote."""
         try:
             config = json.loads(self.config.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return False
         return isinstance(config, dict) and config.get("schema") == CONFIG_SCHEMA
 
@@ -144,7 +141,8 @@ class RunFolder:
         if self.ckpt.is_dir():
             yield from (f for f in self.ckpt.iterdir()
                         if OURS_IN_CKPT.fullmatch(f.name) or LEFTOVER.fullmatch(f.name))
-        yield from (f for f in self.path.iterdir() if f.name in OURS)
+        yield from (f for f in self.path.iterdir()
+                    if f.name in OURS or DAMAGED.fullmatch(f.name))
 
     def read_config(self):
         """The config.json of the run to resume. Errors: NotFoundError, CheckError."""
@@ -153,8 +151,9 @@ class RunFolder:
                                 f"{self.path}")
         try:
             return json.loads(self.config.read_bytes())
-        except ValueError as error:
-            raise CheckError(f"{self.config}: not valid JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise CheckError(f"{self.config}: not valid JSON: {error}; put it back, or have it "
+                             "written anew from the state with --override config.json") from error
 
     def go_on(self, config):
         """Prepare for the rest of a resumed run: what no longer holds goes away."""
@@ -164,10 +163,9 @@ class RunFolder:
                 file.unlink()
         write_json(self.config, config)
 
-    def logs(self, metrics_bytes=0):
-        """(metrics, events): records are cut to those of the resumed step, events are kept."""
-        return (JsonLines(self.metrics, metrics_bytes),
-                JsonLines(self.path / "events.jsonl"))
+    def logs(self, numbers=None, metrics_bytes=0):
+        """(Records, events): records are cut to those of the resumed step, events are kept."""
+        return Records(self.metrics, numbers, metrics_bytes), JsonLines(self.events)
 
     # ------------------------------------------------------------ checkpoints
 
@@ -180,27 +178,107 @@ class RunFolder:
     def state_file(self, step):
         return self.ckpt / f"state-{step:06d}.apr"
 
+    def aborted_file(self, step):
+        return self.ckpt / f"aborted-{step:06d}.apr"
+
     def has_state(self):
         """Whether there is something to go on from with --resume."""
-        return bool(self._numbered("state-*.apr"))
+        return bool(self.numbered("state-*.apr"))
+
+    def has_models(self):
+        """Whether there is any model that a start in this folder would clear."""
+        return any(self.numbered(f"{kind}-*.apr") for kind in ("epoch", "state", "aborted"))
 
     def states(self):
         """The saved states, newest last. Errors: CheckError if there is none."""
-        states = self._numbered("state-*.apr")
+        states = self.numbered("state-*.apr")
         if not states:
             raise CheckError(f"{self.ckpt}: holds no state-*.apr, the run ended before its first "
-                             "checkpoint; start it again with --force")
+                             f"checkpoint; start it again with --force{self._or_aborted()}")
         return states
 
-    def prune(self, keep):
-        """Remove all but the newest: `keep` epochs (None: all) and `keep` states (None: 2)."""
-        for file in self._numbered("epoch-*.apr")[:-keep if keep else 0]:
+    def newest_state(self):
+        """The newest state, or None."""
+        return (self.numbered("state-*.apr") or [None])[-1]
+
+    def _or_aborted(self):
+        """The other way on, of a run whose only state is that of its abort."""
+        aborted = self.numbered("aborted-*.apr")
+        return f"; --resume {aborted[-1].name} goes on from its abort" if aborted else ""
+
+    def state_named(self, wanted):
+        """The state that --resume STATE means: a step, a file name, or a path.
+
+        Errors: NotFoundError naming the states that are there; CheckError for a file elsewhere.
+        """
+        there = self.numbered("state-*.apr") + self.numbered("aborted-*.apr")
+        for file in there:
+            if wanted in (file.name, file.stem) or (
+                    file.stem.startswith("state") and wanted.isdecimal()
+                    and int(wanted) == number(file)):
+                return file
+        for file in there:
+            if Path(wanted).exists() and os.path.samefile(wanted, file):
+                return file
+        have = ", ".join(file.name for file in there) or "none"
+        if Path(wanted).exists():
+            raise CheckError(f"--resume {wanted}: is no state in {self.ckpt} (there: {have}); a "
+                             "run goes on from a state of its own. --init goes on from any model, "
+                             "in a run of its own")
+        raise NotFoundError(f"--resume {wanted}: no such state in {self.ckpt}; there: {have}")
+
+    def best(self, val_history_nats):
+        """The epoch of the lowest validation loss, of equal ones the first, as summary.json says
+        it; None before the first epoch. `checkpoint` is null if its file is not there.
+
+        val_history_nats: a loss for every epoch.
+        """
+        if not val_history_nats:
+            return None
+        loss = min(val_history_nats)
+        epoch = val_history_nats.index(loss)
+        file = self.epoch_file(epoch)
+        return {"epoch": epoch, "val_loss_nats": loss,
+                "checkpoint": str(file) if file.is_file() else None}
+
+    def prune(self, settings, val_history_nats):
+        """Remove what `settings` do not keep: never the best epoch; of the others all but the
+        newest `keep` (None: none is removed) or, with keep_best, all but the newest epoch of all.
+
+        Of the states stay the newest `keep` (None: 2; with keep_best: 1).
+        """
+        best, keep = self.best(val_history_nats), settings.keep
+        epochs = self.numbered("epoch-*.apr")
+        others = [f for f in epochs if not best or number(f) != best["epoch"]]
+        gone = ([f for f in others if f != epochs[-1]] if settings.keep_best else
+                others[:-keep] if keep else [])
+        for file in gone:
             file.unlink()
             file.with_suffix(".metadata.json").unlink(missing_ok=True)
-        for file in self._numbered("state-*.apr")[:-(keep or STATES_KEPT)]:
+        newest = 1 if settings.keep_best else keep or STATES_KEPT
+        for file in self.numbered("state-*.apr")[:-newest]:
             file.unlink()
 
-    def _numbered(self, pattern):
+    def rescued(self, arguments):
+        """The arguments of a write that failed, where it can be tried again; None if it cannot.
+
+        It can if the folder was renamed, or if ckpt/ was taken away, which is made anew. Errors:
+        StorageError if the folder was removed.
+        """
+        gone = not self.ckpt.is_dir()
+        if gone:
+            self.ckpt.mkdir()
+            self.tell(f"{self.ckpt} was removed or renamed while the run wrote it, with the states "
+                      "and checkpoints that it held: made anew for those to come")
+        again = [self.here(argument) for argument in arguments]
+        return again if gone or again != list(arguments) else None
+
+    def numbered(self, pattern):
         """Files in the order of the number in their names."""
         files = [f for f in self.ckpt.glob(pattern) if OURS_IN_CKPT.fullmatch(f.name)]
-        return sorted(files, key=lambda f: int(re.search(r"\d+", f.name)[0]))
+        return sorted(files, key=number)
+
+
+def number(file):
+    """The epoch or step in the name of a file in ckpt/."""
+    return int(re.search(r"\d+", file.name)[0])

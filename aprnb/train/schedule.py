@@ -7,8 +7,9 @@
     wsd       peak, then linear to low over the last fifth of the steps
 
 Steps count from 0. p runs from 0 at s = warmup, where the rate is exactly peak, to 1 at the last
-step, where it is exactly low; a run that ends at s = warmup ends at peak. The reference's
-warm-up, peak * s / warmup, makes step 0 a step of rate 0, which learns nothing; ours does not.
+step of the horizon, where it is exactly low, and stays there in a run that is longer; a horizon
+that ends at s = warmup ends at peak. The reference's warm-up, peak * s / warmup, makes step 0 a
+step of rate 0, which learns nothing; ours does not.
 
 Source: cosine, Loshchilov & Hutter 2017 (SGDR), eq. 5 without restarts; wsd (warm-up, stable,
 decay), Hu et al. 2024 (MiniCPM), section 4, with the fifth of Haegele et al. 2024.
@@ -28,14 +29,14 @@ class Schedule:
     """One of SHAPES."""
     peak: float
     low: float
-    """Rate of the last step (not of `constant`)."""
+    """Rate of the horizon's last step, and of all after it (not of `constant`)."""
     warmup: int
     """Steps before the peak."""
     steps: int
-    """Length of the run."""
+    """The horizon: the length that the curve is laid out for; a run may be longer or shorter."""
 
     def rate(self, step):
-        """Learning rate of a step, 0 <= step < steps."""
+        """Learning rate of a step, 0 <= step."""
         if step < self.warmup:
             return self.peak * (step + 1) / (self.warmup + 1)
         if self.shape == "constant":
@@ -43,10 +44,12 @@ class Schedule:
         return self._between(self._progress(step))
 
     def _progress(self, step):
-        """0 while the rate is at its peak, 1 at the last step."""
+        """0 while the rate is at its peak, 1 from the last step of the horizon on."""
         last, start = self.steps - 1, self.warmup
         if self.shape == "wsd":
             start = max(start, last - self.steps // WSD_DECAY)
+        if step >= last:
+            return 1.0 if step > start else 0.0
         return (step - start) / (last - start) if step > start else 0.0
 
     def _between(self, progress):

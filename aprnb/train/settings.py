@@ -23,11 +23,11 @@ MODE_WARMUP = {"finetune": 100, "from-scratch": 1000}  # steps
 WARMUP_SHARE = 10  # a default warm-up takes at most 1/10 of the steps
 LOWEST_LR_SHARE = 10  # default --min-lr: a tenth of the peak (Chinchilla, GPT-3, Llama)
 
-MAY_CHANGE = {"num_steps", "checkpoint_every", "keep", "target_val_loss", "patience",
-              "max_epoch0_loss", "on_nonfinite", "max_minutes", "preflight", "dataset", "val_shard",
-              "run_dir"}
+MAY_CHANGE = {"num_steps", "schedule_steps", "checkpoint_every", "keep", "keep_best",
+              "target_val_loss", "patience", "max_epoch0_loss", "on_nonfinite", "max_minutes",
+              "preflight", "dataset", "val_shard", "run_dir"}
 """Settings that a resumed run may be given anew. The data are compared by content, not by place;
-with another --num-steps the schedule is that of the new length from the resumed step on."""
+with another --num-steps the schedule stays as it is laid out, unless --schedule-steps says more."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,10 @@ class Settings:
     """Peak learning rate."""
     warmup_steps: int = 1000
     schedule: str = "cosine"
+    schedule_steps: int | None = None
+    """Horizon: the steps that the schedule is laid out for; None: num_steps."""
     min_lr: float = 3e-5
-    """Rate of the last step."""
+    """Rate of the horizon's last step, and of all after it."""
     beta1: float = OptimiserSettings.beta1
     beta2: float = OptimiserSettings.beta2
     eps: float = OptimiserSettings.eps
@@ -107,13 +109,15 @@ class Settings:
     checkpoint_every: int | None = None
     """Steps between saved states, besides those at epoch ends."""
     keep: int | None = None
-    """Newest checkpoints that stay on the disk; None: all of the epochs."""
+    """Newest checkpoints that stay besides that of the best epoch; None: all of the epochs."""
+    keep_best: bool = False
+    """Keep the best and the newest epoch, and one state."""
 
     def __post_init__(self):
         for names, low, need in (
-                (("num_steps", "batch_size", "micro_batch", "seq_length", "steps_per_epoch",
-                  "val_windows", "val_batches", "patience", "checkpoint_every", "keep"), 1,
-                 "at least 1"),
+                (("num_steps", "schedule_steps", "batch_size", "micro_batch", "seq_length",
+                  "steps_per_epoch", "val_windows", "val_batches", "patience",
+                  "checkpoint_every", "keep"), 1, "at least 1"),
                 (("warmup_steps", "seed"), 0, "0 or more")):
             for name in names:
                 value = getattr(self, name)
@@ -122,6 +126,9 @@ class Settings:
             value = getattr(self, name)
             self._require(value is None or low <= value <= high or value == 0 and name in OFF_AT_0,
                           name, f"{low:g} to {high:g}{', or 0' * (name in OFF_AT_0)}")
+        if self.keep and self.keep_best:
+            raise UsageError(f"--keep {self.keep} and --keep-best: need one of them; the best "
+                             "epoch is kept by both")
         if bool(self.val_windows) == bool(self.val_batches):
             raise UsageError("--val-windows and --val-batches: need one of them")
         for name in ("beta1", "beta2"):
@@ -169,6 +176,8 @@ OFF_AT_0 = ("weight_decay", "grad_clip")
 AUTOMATIC = ("device", "precision", "residual")
 PATHS = ("init", "arch", "tokenizer")
 PLACES = ("dataset", "val_shard", "run_dir", "init", "tokenizer")
+FIXED = ("arch", "order", "seed", "seq_length", "val_windows", "val_batches", "val_order")
+"""What model and place in the data of a state depend on: not even --override changes these."""
 CHOICES = {"mode": MODES, "precision": ("auto", *PRECISIONS),
            "residual": ("auto", *PRECISIONS), "kernels": KERNELS, "recompute": tuple(RECOMPUTED),
            "schedule": SHAPES, "decay_on": ("matrices", "all"), "order": ORDERS,
@@ -176,10 +185,11 @@ CHOICES = {"mode": MODES, "precision": ("auto", *PRECISIONS),
            "preflight": ("auto", "off"), "on_nonfinite": ("skip", "stop")}
 LATER = {"kernels": Settings.kernels, "recompute": Settings.recompute,
          "residual": Settings.residual, "val_windows": None, "val_order": "sequential",
+         "schedule_steps": None, "keep_best": False,
          "max_minutes": None}
 """What runs begun before these settings existed did, and go on doing when they are resumed."""
-EDITED = ("it was edited or is of another version: put it back, or start a new run with --init and "
-          "the newest checkpoint")
+EDITED = ("it was edited or is of another version: put it back, or have it written anew from the "
+          "state with --override config.json")
 
 
 def flag(name):
@@ -205,7 +215,9 @@ def resolve(given):
     if "val_batches" in given and "val_windows" not in given:
         values["val_windows"] = None
     lr = given.get("lr", MODE_LR[mode])
-    longest = values["num_steps"] // WARMUP_SHARE
+    if values["schedule_steps"] is None:
+        values["schedule_steps"] = values["num_steps"]
+    longest = values["schedule_steps"] // WARMUP_SHARE
     derived = {"mode": mode, "lr": lr, "min_lr": lr / LOWEST_LR_SHARE,
                "warmup_steps": min(MODE_WARMUP[mode], longest)}
     for name, value in derived.items():
@@ -214,21 +226,26 @@ def resolve(given):
     return Settings(**values), origins
 
 
-def resolve_resumed(given, stored, origins):
+def resolve_resumed(given, stored, origins, overridden=()):
     """(Settings, origins) of a run that goes on.
 
-    given: flags used now;  stored, origins: those of the run. Errors: CheckError naming a
-    setting that differs and may not.
+    given: flags used now;  stored, origins: those of the run;  overridden: settings that may
+    differ. Errors: CheckError naming a setting that differs and may not; UsageError.
     """
-    values = dict(stored)
+    values, may_change = dict(stored), MAY_CHANGE.union(overridden)
+    for name, other in (("keep", "keep_best"), ("keep_best", "keep")):
+        if name in given and other not in given:  # the newer wish takes the place of the older
+            values[other] = getattr(Settings, other)
     for name, value in given.items():
         if name in AUTOMATIC and value == "auto":
             continue  # asks for nothing: what was chosen stands
-        if name not in MAY_CHANGE and not _same(name, value, values.get(name)):
+        if name not in may_change and not _same(name, value, values.get(name)):
+            anyway = ("" if name in FIXED or name in PATHS else
+                      f", take it all the same with --override {name}")
             raise CheckError(f"--resume: {flag(name)} was {values.get(name)}, now it is {value}; "
-                             "that would change the numbers of the run. Leave it out, or start a "
-                             "new run with --init and the checkpoint")
-        if name in MAY_CHANGE:
+                             f"that would change the numbers of the run. Leave it out{anyway}, or "
+                             "start a new run with --init and the checkpoint")
+        if name in may_change:
             values[name], origins = value, origins | {name: "flag"}
     return Settings(**values), origins
 
@@ -236,6 +253,7 @@ def resolve_resumed(given, stored, origins):
 def stored_settings(config, where):
     """(values, origins) of the settings in a config.json, whose value was read from `where`.
 
+    Each has the type that it must have; whether they fit together is not judged here.
     Errors: CheckError naming the first part that no run of this version has written.
     """
     rows = config.get("settings") if isinstance(config, dict) else None
@@ -253,21 +271,20 @@ def stored_settings(config, where):
             raise CheckError(f"{where}: settings.{name} is {row['value']!r}, need "
                              f"{_in_words(known[name])}; {EDITED}")
     values = {name: row["value"] for name, row in rows.items()}
-    try:
-        Settings(**values)
-    except UsageError as error:
-        raise CheckError(f"{where}: {error}; {EDITED}") from error
+    if values["schedule_steps"] is None:
+        values["schedule_steps"] = values["num_steps"]
     return values, {name: row["from"] for name, row in rows.items()}
 
 
 def _fits(value, kind):
     """Whether a value of JSON is of this type, or one of this union; 3 is a float too."""
     whole = (int,) if float in _parts(kind) else ()
-    return isinstance(value, (*_parts(kind), *whole)) and not isinstance(value, bool)
+    return isinstance(value, (*_parts(kind), *whole)) and isinstance(value, bool) == (kind is bool)
 
 
 def _in_words(kind):
-    words = {int: "a whole number", float: "a number", str: "a text", type(None): "null"}
+    words = {int: "a whole number", float: "a number", str: "a text", type(None): "null",
+             bool: "true or false"}
     return " or ".join(words[part] for part in _parts(kind))
 
 
