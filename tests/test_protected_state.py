@@ -308,6 +308,24 @@ def test_without_a_state_that_says_so_no_step_is_invented(tmp_path):
     assert np.array_equal(numbers[:, 0], [0, 1, 3])
 
 
+@pytest.mark.parametrize("how, word", [("torn", "changed"), ("missing", "removed or replaced"),
+                                       ("empty", "changed"), ("line lost", "changed")])
+def test_records_that_are_damaged_while_the_run_writes_them(base, how, word):
+    name = f"while {how}"
+
+    def damage(record):
+        if record["step"] == 13:
+            damaged(base / name, how)
+    watcher = Watcher(damage)
+    report = train(base, name, watcher=watcher)
+    assert numbers(report) == numbers(train(base, "whole", resume=True))
+    said = [text for text in watcher.warnings if f"metrics.jsonl was {word}" in text]
+    assert len(said) == 1 and "--resume --override metrics.jsonl" in said[0]
+    with pytest.raises(CheckError, match="--override metrics.jsonl"):
+        longer(base, name)
+    assert numbers(longer(base, name, overrides=["metrics.jsonl"])) == numbers(report)
+
+
 def test_no_records_are_no_damage(tmp_path):
     numbers, end = check(tmp_path / "metrics.jsonl", Position())
     assert numbers.shape == (0, 4) and end == 0

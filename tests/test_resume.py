@@ -117,7 +117,10 @@ def test_metrics_written_after_the_state_are_cut_and_events_are_kept(whole):
     with open(base / "killed/events.jsonl", "a") as file:
         file.write('{"event": "torn')
     (base / "killed/ckpt/.state-000011.apr.abcd.tmp").write_bytes(b"half")
-    assert numbers(train(base, "killed", resume=True)) == numbers(report)
+    again = train(base, "killed", resume=True)
+    assert numbers(again) == numbers(report)
+    assert [json.loads(line) for line in open(base / "killed/metrics.jsonl")] == again[
+        "per_step_metrics"]
     assert not leftovers(base / "killed")
     events = [json.loads(line) for line in open(base / "killed/events.jsonl")]
     assert [e["event"] for e in events if e["event"] in ("start", "resume", "end")] == [

@@ -196,6 +196,25 @@ def test_an_earlier_state_goes_on_and_the_later_steps_are_set_aside(tmp_path, na
     assert numbers(train(tmp_path, "run/set-aside-001", resume=True)) == numbers(whole)
 
 
+def test_a_process_that_ends_while_it_sets_aside_loses_nothing(tmp_path, monkeypatch):
+    whole = train(tmp_path, keep=9)
+    for k in range(7):  # two states, two epochs with their metadata
+        shutil.copytree(tmp_path / "run", tmp_path / f"cut{k}")
+        done = []
+
+        def stop(old, new, real=os.rename):
+            if len(done) == k:
+                raise OSError("ended here")
+            done.append(real(old, new))
+        monkeypatch.setattr(os, "rename", stop)
+        if k < 6:
+            with pytest.raises(OSError, match="ended here"):
+                train(tmp_path, f"cut{k}", resume="8")
+        monkeypatch.undo()
+        again = train(tmp_path, f"cut{k}", resume=True)
+        assert numbers(again) == numbers(whole), k
+
+
 def test_a_state_that_is_not_of_the_run_is_refused(tmp_path):
     train(tmp_path)
     train(tmp_path, "other")

@@ -368,13 +368,11 @@ class Loop:
     def draw(self):
         """Write loss.svg from the records so far."""
         at = self.position
-        train = [(record["step"], record["loss_nats"]) for record in self.metrics.read()
-                 if record["loss_nats"] is not None]  # lost, see records.py
         first = [] if at.initial_val_nats is None else [(0, at.initial_val_nats)]
+        validation = first + list(zip(at.val_steps, at.val_history_nats))
         title = f"{self.model.config.family}, {at.step} steps on {self.model.backend.name}"
         self.durably(write_text, self.folder.svg,
-                      loss_svg(train, first + list(zip(at.val_steps, at.val_history_nats)),
-                               self.ln_vocab_nats, title))
+                      loss_svg(self.metrics.losses(), validation, self.ln_vocab_nats, title))
 
     # ------------------------------------------------------------ the end
 

@@ -84,10 +84,14 @@ class JsonLines:
 
     def read(self):
         """All records, wherever the file is by now."""
+        return [json.loads(line) for line in self.text().splitlines()]
+
+    def text(self):
+        """What the file holds, as bytes."""
         data = b""
         while part := os.pread(self._file, self.size - len(data), len(data)):
             data += part
-        return [json.loads(line) for line in data.splitlines()]
+        return data
 
     def _cut(self, size):
         os.ftruncate(self._file, size)

@@ -8,6 +8,7 @@ then the form of the records is checked, and one that is lost is its step alone.
 """
 import json
 import math
+import os
 import re
 import shutil
 from array import array
@@ -37,6 +38,26 @@ class Records(JsonLines):
     def numbers(self):
         """(n, 4) f64, NaN for null."""
         return np.array(self._numbers, np.float64).reshape(-1, len(NUMBERS))
+
+    def read(self):
+        """All records; of those that the file lost while it was written, what is known."""
+        return _joined(_sound(self.text()), self.numbers())[0]
+
+    def losses(self):
+        """[(step, loss in nats)] of the records whose loss is known."""
+        return [(int(step), loss) for step, loss, *_ in self.numbers() if not math.isnan(loss)]
+
+    def fault(self, path):
+        """What became of the file at `path` since it was opened, in words; None if it is sound."""
+        try:
+            same = os.path.samestat(os.stat(path), os.fstat(self._file))
+        except OSError:
+            same = False
+        text, numbers = self.text(), self.numbers()
+        if same and text.count(b"\n") == _joined(_sound(text), numbers)[1] == len(numbers):
+            return None
+        return (f"{path} was {'changed' if same else 'removed or replaced'} while the run wrote "
+                f"it; --resume {REBUILD} makes it anew")
 
 
 def _row(record):
@@ -134,7 +155,7 @@ def rebuilt(path, position, numbers=None, skipped=()):
     skipped: steps without a record, used where the state holds no numbers.
     Errors: CheckError if nobody knows which steps were recorded.
     """
-    sound = {record["step"]: record for record in _objects(path) if not form_fault(record)}
+    sound = _sound(path.read_bytes() if path.exists() else b"")
     if numbers is None:
         steps = [s for s in range(position.step)
                  if s in sound or position.recorded == position.step or s not in skipped]
@@ -145,6 +166,12 @@ def rebuilt(path, position, numbers=None, skipped=()):
                              "--init and the newest checkpoint")
         rows = [_row(sound[s]) if s in sound else [s] + [math.nan] * 3 for s in steps]
         numbers = np.array(rows, np.float64).reshape(-1, len(NUMBERS))
+    records, kept = _joined(sound, numbers)
+    return records, numbers, kept
+
+
+def _joined(sound, numbers):
+    """(records, how many of them are sound): a record for every row of numbers."""
     records, kept = [], 0
     for row in numbers:
         record = sound.get(int(row[0]))
@@ -154,15 +181,17 @@ def rebuilt(path, position, numbers=None, skipped=()):
             values = [int(row[0]), *(None if math.isnan(v) else float(v) for v in row[1:])]
             record = dict.fromkeys(FIELDS) | dict(zip(NUMBERS, values))
         records.append(record)
-    return records, numbers, kept
+    return records, kept
 
 
-def _objects(path):
-    """Every JSON object that can be read of a file, one a line or otherwise laid out."""
-    try:
-        text = path.read_bytes().decode(errors="replace")
-    except FileNotFoundError:
-        return
+def _sound(data):
+    """{step: record} of all records in some bytes, one a line or otherwise laid out."""
+    return {value["step"]: value for value in _objects(data.decode(errors="replace"))
+            if not form_fault(value)}
+
+
+def _objects(text):
+    """Every JSON object that can be read of a text."""
     decoder, start = json.JSONDecoder(), re.compile(r"\{")
     at = start.search(text)
     while at:

@@ -333,6 +333,10 @@ def _finish(loop, outcome, checked, began):
     """
     at = loop.position
     loop.draw()
+    fault = loop.metrics.fault(loop.folder.metrics)
+    if fault:
+        loop.note("warning", text=fault)
+        loop.console.warn(fault)
     history = at.val_history_nats
     report = {
         "schema": SCHEMA, "status": outcome.status, "detail": outcome.detail,

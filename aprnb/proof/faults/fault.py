@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ...errors import CheckError
 
 ROOMS = ("forward", "kernels", "building", "training", "files", "data", "gates", "generation",
-         "limits", "bench", "inputs", "stopping")
+         "limits", "bench", "inputs", "stopping", "runs")
 """Modules of planted/, by what they spoil."""
 
 
