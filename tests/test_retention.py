@@ -127,11 +127,20 @@ def test_an_abort_before_the_first_state_says_how_to_go_on(tmp_path, monkeypatch
     assert "there is no state before it" in report["detail"]
     assert kept(tmp_path / "run", "aborted") == [5]
     monkeypatch.undo()
-    for resume in (True, "auto"):
-        with pytest.raises(CheckError, match="--resume aborted-000005.apr goes on from its abort"):
-            train(tmp_path, resume=resume)
-    again = train(tmp_path, resume="aborted-000005.apr")
+    with pytest.raises(CheckError, match="--resume goes on from its abort"):
+        train(tmp_path, resume="auto")
+    watcher = Watcher()
+    again = train(tmp_path, resume=True, watcher=watcher)
+    assert [text for text in watcher.warnings if "goes on from aborted-000005.apr" in text]
     assert again["status"] == "COMPLETED" and again["steps_recorded"] == 17
+
+
+def test_the_state_of_the_newest_abort_is_kept(tmp_path, monkeypatch):
+    poison(monkeypatch, 2)
+    train(tmp_path, on_nonfinite="stop")
+    for step in (4, 5, 6):
+        assert train(tmp_path, resume=True)["exit_code"] == 8
+        assert kept(tmp_path / "run", "aborted") == [step]
 
 
 # ---------------------------------------------------------------- --resume auto, --resume STATE

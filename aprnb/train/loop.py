@@ -226,11 +226,13 @@ class Loop:
         path = self.folder.aborted_file(self.position.step)
         try:
             self._write_state(path)
+            self.folder.prune_aborted()
             detail = f"{detail}; its state is {path}"
         except NonFiniteError as error:  # the weights themselves are bad
             detail = f"{detail}; {error}"
         good = self.folder.newest_state()
-        then = f"--resume goes on from {good.name}" if good else "there is no state before it"
+        then = (f"--resume goes on from {good.name}" if good else
+                "there is no state before it, so --resume goes on from there")
         raise Stop("ABORTED", f"NON-FINITE: {detail}; {then}; try a lower --lr or --precision "
                    "fp32", NonFiniteError.exit_code)
 

@@ -113,6 +113,9 @@ def _resumed(given, folder, named, overrides):
     state = open_model(folder.state_named(named)) if named else _newest_state(folder)
     read_position(state)
     resumed = settle(given, overrides, folder, state)
+    if not named and not folder.has_state():
+        resumed.notes.append(f"no state was saved before the abort: the run goes on from "
+                             f"{state.path.name}")
     chosen = bool(named) and state.path != folder.newest_state()
     return Plan(resumed.settings, resumed.origins, folder, state, False, resumed, chosen)
 

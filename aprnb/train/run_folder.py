@@ -5,7 +5,7 @@
     ckpt/epoch-NNN.apr           a model at the end of an epoch, with epoch-NNN.metadata.json
     ckpt/state-NNNNNN.apr        a model with all that training needs to go on after that step
     ckpt/aborted-NNNNNN.apr      the same of a run that ended as NON-FINITE: to look at, and to go
-                                 on from only when it is named
+                                 on from only when it is named or no other is there
     loss.svg, summary.json       the picture, and the final report
     metrics.jsonl.damaged        what --override metrics.jsonl replaced
     set-aside-NNN/               a run of its own: what --resume STATE turned away from
@@ -90,8 +90,10 @@ class RunFolder(HeldFolder):
         if not self.is_run():
             return "exists already and is not a run; choose another --run-dir"
         if not self.has_state():
+            aborted = self.numbered("aborted-*.apr")
+            way = "; --resume goes on from its abort" if aborted else ""
             return ("exists already, its run ended before it saved a state; replace it with "
-                    f"--force, or choose another --run-dir{self._or_aborted()}")
+                    f"--force, or choose another --run-dir{way}")
         return ("exists already; go on with --resume, replace it with --force, or choose another "
                 "--run-dir")
 
@@ -190,21 +192,17 @@ class RunFolder(HeldFolder):
         return any(self.numbered(f"{kind}-*.apr") for kind in ("epoch", "state", "aborted"))
 
     def states(self):
-        """The saved states, newest last. Errors: CheckError if there is none."""
-        states = self.numbered("state-*.apr")
+        """The saved states, newest last; where there is none, that of an abort, which then is the
+        best that there is. Errors: CheckError if there is none either."""
+        states = self.numbered("state-*.apr") or self.numbered("aborted-*.apr")[-1:]
         if not states:
             raise CheckError(f"{self.ckpt}: holds no state-*.apr, the run ended before its first "
-                             f"checkpoint; start it again with --force{self._or_aborted()}")
+                             "checkpoint; start it again with --force")
         return states
 
     def newest_state(self):
         """The newest state, or None."""
         return (self.numbered("state-*.apr") or [None])[-1]
-
-    def _or_aborted(self):
-        """The other way on, of a run whose only state is that of its abort."""
-        aborted = self.numbered("aborted-*.apr")
-        return f"; --resume {aborted[-1].name} goes on from its abort" if aborted else ""
 
     def state_named(self, wanted):
         """The state that --resume STATE means: a step, a file name, or a path.
@@ -257,6 +255,11 @@ class RunFolder(HeldFolder):
             file.with_suffix(".metadata.json").unlink(missing_ok=True)
         newest = 1 if settings.keep_best else keep or STATES_KEPT
         for file in self.numbered("state-*.apr")[:-newest]:
+            file.unlink()
+
+    def prune_aborted(self):
+        """Remove the states of aborts before the newest."""
+        for file in self.numbered("aborted-*.apr")[:-1]:
             file.unlink()
 
     def rescued(self, arguments):
