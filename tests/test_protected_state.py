@@ -293,6 +293,8 @@ def test_records_of_a_state_of_before_are_null_where_nobody_knows_them(base):
     assert report["status"] == "COMPLETED" and report["steps_recorded"] == 20  # gate 010 holds
     row = report["per_step_metrics"][3]
     assert row == dict.fromkeys(FIELDS) | {"step": 3}
+    newest = max((base / "lost/ckpt").glob("state-*"))
+    assert aprnb_here("validate", newest).returncode == 0
     assert (base / "lost/loss.svg").read_text().count("<polyline") == 2
     assert numbers(longer(base, "lost")) == numbers(report)
 

@@ -167,7 +167,11 @@ def test_auto_starts_again_where_a_start_came_to_no_state(tmp_path):
     train(tmp_path, max_epoch0_loss=0.5)  # diverges before its first state
     for file in (tmp_path / "run/ckpt").glob("*"):
         file.unlink()
-    assert numbers(train(tmp_path, resume="auto")) == numbers(whole)
+    watcher = Watcher()
+    again = train(tmp_path, resume="auto", overrides=["lr"], watcher=watcher)
+    assert numbers(again) == numbers(whole)
+    said = " ".join(watcher.warnings)
+    assert "saved nothing; it is replaced" in said and "--override lr: nothing to override" in said
     for file in (tmp_path / "run/ckpt").glob("state-*"):
         file.unlink()
     with pytest.raises(CheckError, match="exists already"):  # epochs are not cleared

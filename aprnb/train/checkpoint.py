@@ -25,6 +25,7 @@ from .evaluate import perplexity
 
 MOMENTS = ("m", "v")
 NUMBERS_NAME = "__training__.records"
+UNKNOWN = -1.0  # in the file for NaN, which no sound file holds; none of these is so small
 STATE_SCHEMA = "aprnb-training-state-v1"
 METADATA_KEYS = ("epoch", "train_loss", "val_loss", "train_ppl", "val_ppl", "optimizer_state_sha",
                  "wall_seconds", "tokens_seen", "grad_norm_max")
@@ -77,10 +78,10 @@ def _ppl(loss_nats):
 def write_state(path, model, trainer, luggage, facts, position, numbers=()):
     """Write all that the rest of the run depends on; `position` is a JSON-able dict.
 
-    numbers: (n, 4) f64 of the n records before it.
+    numbers: (n, 4) f64 of the n records before it, NaN where one is not known.
     """
     state = trainer.state()
-    moments = {NUMBERS_NAME: numbers} if len(numbers) else {}
+    moments = {NUMBERS_NAME: np.nan_to_num(numbers, nan=UNKNOWN)} if len(numbers) else {}
     for kind in MOMENTS:
         moments |= {_moment(kind, name): array
                     for name, array in _by_tensor(model, state[kind]).items()}
@@ -101,7 +102,8 @@ def read_numbers(opened):
     """(n, 4) f64 of the records that an opened state counts; None in states of before."""
     if NUMBERS_NAME not in opened.source.tensors:
         return None if read_position(opened)["position"]["recorded"] else np.zeros((0, 4))
-    return opened.source.array(NUMBERS_NAME)
+    numbers = opened.source.array(NUMBERS_NAME)
+    return np.where(numbers == UNKNOWN, np.nan, numbers)
 
 
 def restore_trainer(trainer, opened):

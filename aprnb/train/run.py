@@ -85,8 +85,13 @@ def _planned(given, folder, resume, force, overrides):
     """Plan of a run that starts or goes on. Errors: those of `_new` and `_resumed`."""
     auto = resume == "auto"
     if auto and not folder.has_state():
-        # what is there was begun and lost nothing: the start that failed is made again
-        return _new(given, folder, folder.is_run() and not folder.has_models())
+        # a run without any model lost nothing: the start that failed is made again
+        again = folder.is_run() and not folder.has_models()
+        if again:
+            folder.warnings.append(f"{folder.path}: the run there saved nothing; it is replaced")
+        folder.warnings += [f"--override {key}: nothing to override, a new run starts"
+                            for key in overrides]
+        return _new(given, folder, again)
     if not resume:
         if overrides:
             raise UsageError(f"--override {overrides[0]}: needs --resume; a new run has no state "
