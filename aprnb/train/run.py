@@ -23,7 +23,7 @@ from .introduce import config_json, introduce
 from .loop import Loop
 from .position import Position
 from .preflight import preflight
-from .resume import Resumed, read_logs, settle, write_logs
+from .resume import Logs, Resumed, read_logs, settle, write_logs
 from .run_folder import RunFolder
 from .set_aside import later_files, set_aside
 from .settings import Settings, resolve
@@ -47,6 +47,8 @@ class Plan:
     """Whether a new run takes the place of an earlier one."""
     resumed: Resumed | None = None
     """What the state and config.json said, and what was overridden."""
+    logs: Logs | None = None
+    """What metrics.jsonl holds of it, and what is made anew."""
     chosen: bool = False
     """Whether the state was named: what the run has of later steps is set aside."""
 
@@ -111,18 +113,20 @@ def _resumed(given, folder, named, overrides):
     """Plan of a run that goes on from its newest state, or from the one that was named.
 
     Errors: NotFoundError without a run or state there; CheckError if it has no state, if
-    config.json says otherwise than the state, or if a flag would change the numbers of the rest.
+    config.json or metrics.jsonl says otherwise than the state, or if a flag would change the
+    numbers of the rest.
     """
     if not folder.has_models():
         folder.read_config()  # no run at all?
     state = open_model(folder.state_named(named)) if named else _newest_state(folder)
-    read_position(state)
+    position = Position(**read_position(state)["position"])
     resumed = settle(given, overrides, folder, state)
+    logs = read_logs(folder, resumed.overrides, position, read_numbers(state))
     if not named and not folder.has_state():
         resumed.notes.append(f"no state was saved before the abort: the run goes on from "
                              f"{state.path.name}")
     chosen = bool(named) and state.path != folder.newest_state()
-    return Plan(resumed.settings, resumed.origins, folder, state, False, resumed, chosen)
+    return Plan(resumed.settings, resumed.origins, folder, state, False, resumed, logs, chosen)
 
 
 def _newest_state(folder):
@@ -152,9 +156,9 @@ def _prepare(plan, console, interrupt):
     stream = BatchStream(data.train, data.train_indices, plan.settings.batch_size,
                          plan.settings.order, plan.settings.seed)
     model, trainer, evaluator = _allocate(plan, source, data)
-    position, logs = Position(), None
+    position = Position()
     if plan.state:
-        position, logs = _restore(plan, trainer, stream, data)
+        position = _restore(plan, trainer, stream, data)
     warnings = (plan.folder.warnings + source.warnings + data.warnings
                 + _endless_warm_up(plan.settings) + _provisioning(plan.settings, model))
     introduce(plan, model, data, console)
@@ -162,11 +166,11 @@ def _prepare(plan, console, interrupt):
     config = config_json(plan, model, data)
     interrupt.arm()
     if plan.state:
-        warnings += plan.resumed.notes + _go_on(plan, config, position, logs)
+        warnings += plan.resumed.notes + _go_on(plan, config, position)
     else:
         plan.folder.begin(config, plan.force)
     loop = _loop(plan, model, source, trainer, evaluator, stream, data, console, interrupt,
-                 position, logs)
+                 position)
     _note_start(loop, data)
     _note_changes(loop, plan, console)
     for text in warnings:
@@ -222,10 +226,9 @@ def _trainer(plan, model):
 
 
 def _restore(plan, trainer, stream, data):
-    """(Position, Logs) of the saved state, its parts put back.
+    """Position of the saved state, its parts put back.
 
-    Errors: CheckError if the data are others, if --num-steps is less than what is done, or if
-    metrics.jsonl does not hold the records that the state counts.
+    Errors: CheckError if the data are others, or if --num-steps is less than what is done.
     """
     saved = read_position(plan.state)
     if saved["data_fingerprint"] != data.fingerprint:
@@ -236,16 +239,14 @@ def _restore(plan, trainer, stream, data):
     if plan.settings.num_steps < position.step:
         raise CheckError(f"--resume: {position.step} steps are done, --num-steps "
                          f"{plan.settings.num_steps} is less")
-    logs = read_logs(plan.folder, plan.resumed.overrides, position,
-                     read_numbers(plan.state))
     restore_trainer(trainer, plan.state)
     stream.restore(saved["stream"])
-    return position, logs
+    return position
 
 
-def _go_on(plan, config, position, logs):
+def _go_on(plan, config, position):
     """Make the folder ready for the rest of a resumed run; what is said of it."""
-    said, folder = [], plan.folder
+    said, folder, logs = [], plan.folder, plan.logs
     if plan.chosen:
         files = later_files(folder, plan.state.path, position)
         if files:
@@ -258,10 +259,9 @@ def _go_on(plan, config, position, logs):
     return said + logs.notes
 
 
-def _loop(plan, model, source, trainer, evaluator, stream, data, console, interrupt, position,
-          logs):
+def _loop(plan, model, source, trainer, evaluator, stream, data, console, interrupt, position):
     """The Loop; opens both logs, records after those of `position` are cut off."""
-    s = plan.settings
+    s, logs = plan.settings, plan.logs
     metrics, events = plan.folder.logs(*(logs.numbers, logs.nbytes) if logs else ())
     judged = read_position(plan.state).get("gates", []) if plan.state else []
     return Loop(settings=s, model=model, luggage=source.luggage, trainer=trainer,

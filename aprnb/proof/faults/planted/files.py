@@ -243,8 +243,8 @@ POPULATE = [
                 "scale = F32.type(1)")]),
     fault("init-takes-the-optimiser", "pretrain --init goes on with the moments of a state file",
           "reference: INIT-009",
-          cpu=[("aprnb/train/run.py", "    position, logs = Position(), None\n",
-                "    position, logs = Position(), None\n    if source.opened and "
+          cpu=[("aprnb/train/run.py", "    position = Position()\n",
+                "    position = Position()\n    if source.opened and "
                 '"training_state" in source.opened.metadata:\n'
                 "        restore_trainer(trainer, source.opened)\n")]),
 ]
