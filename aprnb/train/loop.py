@@ -23,6 +23,7 @@ from .console import Console
 from .evaluate import Evaluator
 from .inputs import DataInput
 from .metrics import FIELDS, JsonLines, event, step_record
+from .outcome import Stop
 from .plot import loss_svg
 from .position import Position
 from .records import Records
@@ -32,23 +33,6 @@ from .settings import Settings
 from .step import Trainer
 
 SKIPS_IN_A_ROW = 3  # non-finite steps after which a run stops although it may skip
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended."""
-
-    status: str
-    """COMPLETED, CONVERGED, EARLY_STOP, ABORTED or INTERRUPTED."""
-    detail: str
-    exit_code: int = 0
-
-
-class Stop(Exception):
-    """Carries an Outcome out of the loop; never seen outside of it."""
-
-    def __init__(self, status, detail, exit_code=0):
-        self.outcome = Outcome(status, detail, exit_code)
 
 
 @dataclass
