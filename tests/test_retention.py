@@ -135,6 +135,28 @@ def test_an_abort_before_the_first_state_says_how_to_go_on(tmp_path, monkeypatch
     assert again["status"] == "COMPLETED" and again["steps_recorded"] == 17
 
 
+def test_weights_that_an_evaluation_finds_bad_are_no_good_state(tmp_path, monkeypatch):
+    from aprnb.errors import NonFiniteError
+    from aprnb.train import run
+    whole = train(tmp_path, "whole")
+
+    class Bad(run.Evaluator):
+        done = 0
+
+        def mean(self, windows, indices):
+            self.done += 1
+            if self.done == 3:  # before step 0, at 8, at 16
+                raise NonFiniteError("evaluation: the loss of window 3 is not finite")
+            return super().mean(windows, indices)
+    monkeypatch.setattr(run, "Evaluator", Bad)
+    report = train(tmp_path, keep=1)
+    assert report["exit_code"] == 8 and "NON-FINITE at epoch 1" in report["detail"]
+    assert kept(tmp_path / "run", "state") == [8] and kept(tmp_path / "run", "aborted") == [16]
+    assert report["checkpoint"].endswith("state-000008.apr")
+    monkeypatch.undo()
+    assert numbers(train(tmp_path, resume=True)) == numbers(whole)
+
+
 def test_the_state_of_the_newest_abort_is_kept(tmp_path, monkeypatch):
     poison(monkeypatch, 2)
     train(tmp_path, on_nonfinite="stop")

@@ -72,6 +72,18 @@ def data_lines(s, data):
         yield f"         left out: {'; '.join(left)}"
 
 
+def beside_uniform(loss_nats, uniform_nats, init):
+    """(what is said of the first loss, a warning or None): that of a given model, `init`, is to be
+    below ln V, the loss of a uniform guess."""
+    said = (f"first loss {loss_nats:.4f} nats; a uniform guess scores ln V = "
+            f"{uniform_nats:.4f}")
+    if not init or loss_nats < uniform_nats:
+        return said, None
+    return said, (f"the first loss {loss_nats:.4f} of {init} is not below ln V = "
+                  f"{uniform_nats:.4f} nats: model and data do not belong together, or the forward "
+                  "pass is wrong")
+
+
 def setting_rows(plan):
     """(name, value, origin) of every setting; paths absolute, so that any folder can resume."""
     values = asdict(plan.settings)

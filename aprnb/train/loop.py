@@ -8,6 +8,7 @@ as one file, so a resumed run gives the bytes of one that was never interrupted,
 CPU or GPU.
 """
 import math
+import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from .checkpoint import epoch_metadata, write_checkpoint, write_state
 from .console import Console
 from .evaluate import Evaluator
 from .inputs import DataInput
+from .introduce import beside_uniform
 from .metrics import FIELDS, JsonLines, event, step_record
 from .outcome import Stop
 from .plot import loss_svg
@@ -180,15 +182,11 @@ class Loop:
 
     def _beside_uniform(self, loss_nats):
         """Say the first loss beside ln V: a given model that does not beat a guess is wrong."""
-        uniform = self.ln_vocab_nats
-        self.console.note(f"first loss {loss_nats:.4f} nats; a uniform guess scores ln V = "
-                          f"{uniform:.4f}")
-        if self.settings.init and loss_nats >= uniform:
-            text = (f"the first loss {loss_nats:.4f} of {self.settings.init} is not below ln V = "
-                    f"{uniform:.4f} nats: model and data do not belong together, or the forward "
-                    "pass is wrong")
-            self.console.warn(text)
-            self.note("warning", text=text)
+        said, warning = beside_uniform(loss_nats, self.ln_vocab_nats, self.settings.init)
+        self.console.note(said)
+        if warning:
+            self.console.warn(warning)
+            self.note("warning", text=warning)
 
     def _skip(self, step, gate):
         """No update and no record for a step whose loss or gradient gate 007 refused."""
@@ -202,23 +200,28 @@ class Loop:
             self._abort_nonfinite(f"{at.skipped_in_a_row} steps in a row up to step {step}: "
                                   f"{gate.message}")
 
-    def _abort_nonfinite(self, detail):
+    def _abort_nonfinite(self, detail, when=""):
         """Stop with exit code 8, with a state to look at if the weights can still be written.
 
         It lies beside the good ones: a resume goes on from the newest of those.
         """
-        path = self.folder.aborted_file(self.position.step)
+        step = self.position.step
+        state, path = self.folder.state_file(step), self.folder.aborted_file(step)
         try:
-            self._write_state(path)
-            self.folder.prune_aborted()
+            if self._saved == asdict(self.position) and state.exists():
+                self.durably(os.replace, state, path)  # an evaluation found it bad
+                self.checkpoint = self.folder.newest_state()
+            else:
+                self._write_state(path)
             detail = f"{detail}; its state is {path}"
         except NonFiniteError as error:  # the weights themselves are bad
             detail = f"{detail}; {error}"
+        self.folder.prune_aborted()
         good = self.folder.newest_state()
         then = (f"--resume goes on from {good.name}" if good else
                 "there is no state before it, so --resume goes on from there")
-        raise Stop("ABORTED", f"NON-FINITE: {detail}; {then}; try a lower --lr or --precision "
-                   "fp32", NonFiniteError.exit_code)
+        raise Stop("ABORTED", f"NON-FINITE{when}: {detail}; {then}; try a lower --lr or "
+                   "--precision fp32, each with --override", NonFiniteError.exit_code)
 
     # ------------------------------------------------------------ an epoch
 
@@ -276,7 +279,9 @@ class Loop:
         except Interrupted:
             self._stop_interrupted(f" in the evaluation {when},")
         except NonFiniteError as error:
-            raise Stop("ABORTED", f"NON-FINITE {when}: {error}", error.exit_code) from error
+            if not self.position.step:
+                raise Stop("ABORTED", f"NON-FINITE {when}: {error}", error.exit_code) from error
+            self._abort_nonfinite(error, f" {when}")
         return float(result.loss_nats)
 
     def _write_epoch(self, val_loss):
