@@ -210,7 +210,6 @@ class Loop:
         try:
             if self._saved == asdict(self.position) and state.exists():
                 self.durably(os.replace, state, path)  # an evaluation found it bad
-                self.checkpoint = self.folder.newest_state()
             else:
                 self._write_state(path)
             detail = f"{detail}; its state is {path}"
@@ -218,6 +217,8 @@ class Loop:
             detail = f"{detail}; {error}"
         self.folder.prune_aborted()
         good = self.folder.newest_state()
+        if self.checkpoint and not self.checkpoint.exists():
+            self.checkpoint = good
         then = (f"--resume goes on from {good.name}" if good else
                 "there is no state before it, so --resume goes on from there")
         raise Stop("ABORTED", f"NON-FINITE{when}: {detail}; {then}; try a lower --lr or "
