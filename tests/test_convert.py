@@ -46,7 +46,7 @@ def test_the_report_of_an_import(place):
         "schema": "aprnb-import-v1", "output": str(base / "m.apr"), "source": str(base / "s"),
         "tensors": 21, "bytes": (base / "m.apr").stat().st_size, "dtypes": {"BF16": 21},
         "tokenizer": {"file": str(base / "s/tokenizer.json"), "tokens": 270, "merges": 13},
-        "notes": []}
+        "notes": [], "warnings": []}
 
 
 def test_what_is_kept_beside_the_weights(place):
@@ -67,7 +67,7 @@ def test_a_tokenizer_may_be_given_as_its_folder(place, tmp_path):
     source = hf.folder(tmp_path / "s", hf.tensors(), hf.config(), tokenizer=False)
     report = import_model(source, tmp_path / "m.apr", tokenizer=place[0] / "s")
     assert report["tokenizer"]["file"] == str(place[0] / "s/tokenizer.json")
-    with pytest.raises(NotFoundError, match="no.json: no such tokenizer file"):
+    with pytest.raises(NotFoundError, match="no.json: no such tokenizer; need"):
         import_model(source, tmp_path / "n.apr", tokenizer=tmp_path / "no.json")
 
 
@@ -88,7 +88,8 @@ def test_the_report_and_the_files_of_an_export(place, tmp_path):
     assert report == {
         "schema": "aprnb-export-v1", "output": str(tmp_path / "e"),
         "source": str(place[0] / "m.apr"), "tensors": 21, "dtypes": {"BF16": 21}, "notes": [],
-        "files": sorted(files), "bytes": sum(p.stat().st_size for p in files.values())}
+        "warnings": [], "files": sorted(files),
+        "bytes": sum(p.stat().st_size for p in files.values())}
     assert set(files) == {"config.json", "generation_config.json", "model.safetensors",
                           "tokenizer.json", "tokenizer_config.json"}
     assert files["generation_config.json"].read_text() == text_of(GENERATION)

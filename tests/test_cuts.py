@@ -30,12 +30,14 @@ TOKENIZERS = {"gpt-2": small_tokenizer, "qwen2": lambda: with_pattern(cuts.KNOWN
               "llama-3": lambda: with_pattern(cuts.KNOWN_PATTERNS[1])}
 
 
+@pytest.mark.parametrize("special", ["text", "control"])
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_pieces_have_the_ids_of_the_whole(name, monkeypatch):
+def test_pieces_have_the_ids_of_the_whole(name, special, monkeypatch):
     monkeypatch.setattr(cuts, "PIECE", 1)  # cut wherever it is allowed
-    tokenizer = TOKENIZERS[name]()
+    tokenizer = TOKENIZERS[name]().taking_special_tokens_as(special)
     assert cuts.cuttable(json.loads(tokenizer.text))
     library = tokenizers.Tokenizer.from_str(tokenizer.text)
+    library.encode_special_tokens = special == "text"
     generator = random.Random(1)
     texts = ["".join(generator.choices(ALPHABET, k=60)) for _ in range(3000)]
     texts += stdlib_texts(200_000)

@@ -214,7 +214,11 @@ def test_the_chat_template_goes_all_the_way_round(kept_as, tmp_path):
     assert imported(source, tmp_path / "m.apr").metadata.get("chat_template") == TEMPLATE
     export_model(tmp_path / "m.apr", tmp_path / "e")
     settings = json.loads((tmp_path / "e" / "tokenizer_config.json").read_text())
-    assert settings.get("chat_template") == TEMPLATE
+    if kept_as == "list":
+        assert {t["name"]: t["template"] for t in settings["chat_template"]} == {
+            "default": TEMPLATE, "tool_use": "{{ tools }}"}
+    else:
+        assert settings["chat_template"] == TEMPLATE
 
 
 def test_merges_stored_as_pairs_and_holes_in_the_ids(tmp_path):

@@ -97,7 +97,12 @@ def test_texts_of_a_folder(tmp_path):
     (source / "chat_template.jinja").write_text("{{ x }}")
     with open_model(source) as model:
         assert model.tokenizer_json == hf.TOKENIZER.read_text()
-        assert model.metadata == {"chat_template": "{{ x }}"}
+        assert model.metadata == {
+            "chat_template": "{{ x }}", "chat_template_files": True,
+            "generation_config": {"bos_token_id": 0, "eos_token_id": 0},
+            "tokenizer.bos_token_id": 0, "tokenizer.eos_token_id": 0,
+            "tokenizer_config": {"tokenizer_class": "PreTrainedTokenizerFast",
+                                 "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}}
 
 
 def test_weights_come_by_name_in_the_order_of_the_computation(models):

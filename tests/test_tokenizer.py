@@ -7,9 +7,10 @@ from corpora import small_tokenizer, stdlib_texts
 from shared import shared
 
 from aprnb.data.tokenizer import (Tokenizer, TokenizerFormatError, TokenizerStyleError,
-                                  byte_alphabet, from_json, load_tokenizer, train_bpe)
+                                  from_json, load_tokenizer, train_bpe)
 from aprnb.errors import CheckError, LoadError, NotFoundError
 from aprnb.formats.tokenizer_keys import tokenizer_keys
+from aprnb.formats.tokenizer_style import byte_alphabet
 
 HOSTILE = ["", "\x00\x01", "a\r\nb\r\n", "   \t\t\n\n  x", "naïve 中文 🙂 é é", "\ufeffbom",
            "<unk> <|endoftext|>", "def f(x):\n        return  x\n"]
@@ -68,7 +69,7 @@ def test_qwen2_vocabulary_is_read_whole():
     qwen2 = load_tokenizer(shared("data", "qwen2-tokenizer", "tokenizer.json"))
     assert qwen2.size == 151_665
     assert (qwen2.eos_token, qwen2.eos_id) == ("<|endoftext|>", 151_643)
-    assert qwen2.encode("<|im_start|>hello<|im_end|>") == [151644, 14990, 151645]
+    assert qwen2.encode_prompt("<|im_start|>hello<|im_end|>") == [151644, 14990, 151645]
 
 
 def test_training_gives_a_vocabulary_of_the_asked_size_with_end_of_text_first():
@@ -101,7 +102,7 @@ def test_a_folder_loads_from_either_file_layout(tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     pair = load_tokenizer(tmp_path)
     assert pair.encode_batch(stdlib_texts(200_000)) == tokenizer.encode_batch(stdlib_texts(200_000))
-    assert pair.encode("<|endoftext|>") == [0] and pair.size == 1024
+    assert pair.encode_prompt("<|endoftext|>") == [0] and pair.size == 1024
 
 
 def test_a_string_from_inside_a_model_is_the_same_tokenizer():

@@ -30,6 +30,12 @@ def _print(report, as_json, lines):
         click.echo(line)
 
 
+def _warn(report, as_json):
+    """What a user must not miss, on stderr; with --json it stands in the document."""
+    for line in [] if as_json else report["warnings"]:
+        click.echo(f"warning: {line}", err=True)
+
+
 @click.command("import", epilog="""\b
 Examples:
   aprnb import Qwen2.5-0.5B -o qwen.apr
@@ -40,7 +46,8 @@ Exit codes: 0 imported; 2 usage; 3 source missing; 4 source damaged; 5 output ex
 @click.argument("source")
 @click.option("-o", "--output", required=True, metavar="MODEL.apr", help="File to write.")
 @click.option("--tokenizer", metavar="FILE",
-              help="tokenizer.json to embed (default: the one beside the weights, if any).")
+              help="tokenizer.json to embed, or a folder with one or with vocab.json and "
+                   "merges.txt (default: the one beside the weights, if any).")
 @FORCE
 @JSON
 def import_(source, output, tokenizer, force, as_json):
@@ -50,6 +57,7 @@ def import_(source, output, tokenizer, force, as_json):
     """
     from ..formats.convert import import_model
     report = import_model(source, output, tokenizer, force)
+    _warn(report, as_json)
     words = report["tokenizer"]
     _print(report, as_json, [
         f"{report['output']}: {report['tensors']} tensors, {report['bytes']:,} bytes, "
@@ -78,6 +86,7 @@ def export(model, output, dtype, shard_size, force, as_json):
     """Turn a model into a folder that transformers loads."""
     from ..formats.convert import export_model
     report = export_model(model, output, dtype, shard_size, force)
+    _warn(report, as_json)
     _print(report, as_json, [
         f"{report['output']}: {report['tensors']} tensors, {report['bytes']:,} bytes in "
         f"{len(report['files'])} files: {', '.join(report['files'])}",

@@ -62,16 +62,25 @@ than 1 % of the bytes are not UTF-8; 7 I/O; 9 pyarrow or zstandard missing; 130 
 @click.option("--min-frequency", default=2, show_default=True, metavar="N",
               type=click.IntRange(1, MOST_COUNT),
               help="Occurrences that a pair needs to be merged.")
+@click.option("--family", default="qwen2", show_default=True,
+              type=click.Choice(["qwen2", "llama", "gpt2"]),
+              help="Whose rules cut words and normalise text: those of the models that the "
+                   "tokenizer is for.")
 @OUTPUT
 @FIELD
 @INCLUDE
 @FORCE
 @JSON
-def train(paths, vocab_size, min_frequency, output, content_field, include, force, as_json):
-    """Learn a byte-level BPE vocabulary from a corpus."""
+def train(paths, vocab_size, min_frequency, family, output, content_field, include, force,
+          as_json):
+    """Learn a byte-level BPE vocabulary from a corpus.
+
+    transformers 5 gives every Qwen2 model the rules of Qwen2's tokenizer, whatever its
+    tokenizer.json says; a vocabulary trained under other rules is another one there.
+    """
     from ..data.vocabulary import train_folder
     corpus = open_corpus(paths, content_field, include)
-    summary = train_folder(corpus, vocab_size, output, min_frequency, force)
+    summary = train_folder(corpus, vocab_size, output, min_frequency, force, family)
     summary["skipped"] = corpus.left_out_summary()
     if summary["vocab_size"] < vocab_size:
         warn(f"the corpus yields {summary['vocab_size']} tokens, {vocab_size} were asked for")
@@ -88,18 +97,22 @@ Examples:
 Exit codes: 0 success; 2 usage; 3 input not found; 4 not a tokenizer.json; 5 output exists, or the
 vocabulary is not byte-level; 7 I/O.""")
 @click.option("--input", "source", required=True, metavar="FILE", type=NamedPath(),
-              help="tokenizer.json, or a folder with one.")
+              help="tokenizer.json, or a folder with it or with vocab.json and merges.txt.")
 @OUTPUT
 @FORCE
 @JSON
 def import_hf(source, output, force, as_json):
     """Make a tokenizer folder of a Hugging Face tokenizer.json.
 
-    The file is copied byte for byte; vocab.json and merges.txt are written beside it.
+    The file is copied byte for byte, tokenizer_config.json with it (bos, eos, pad, class, chat
+    templates); vocab.json and merges.txt are written beside them.
     """
     from ..data.vocabulary import import_folder
     summary = import_folder(source, output, force)
-    report(summary, as_json, f"{output}: {size_line(summary)}, style {summary['style']}")
+    for line in summary["warnings"]:
+        warn(line)
+    report(summary, as_json, f"{output}: {size_line(summary)}, style {summary['style']}, end of "
+                             f"text {summary['eos_token']} = {summary['eos_token_id']}")
 
 
 @tokenize.command("encode-corpus", epilog="""\b
@@ -126,6 +139,14 @@ missing; 130 interrupted.""")
 @click.option("--eos-policy", default="between", show_default=True,
               type=click.Choice(["none", "between", "after"]),
               help="Where an end-of-text token goes.")
+@click.option("--eos-token", metavar="TOKEN",
+              help="End-of-text token  [default: the one that tokenizer_config.json, "
+                   "generation_config.json or config.json beside the tokenizer names, else the "
+                   "first of </s>, <|endoftext|>, <eos>, <|eos|>, <|end_of_text|>].")
+@click.option("--special-tokens", default="text", show_default=True,
+              type=click.Choice(["text", "control"]),
+              help="What a control token becomes that a text spells out, such as <|endoftext|>; "
+                   "both are counted.")
 @click.option("--num-workers", default=None, type=click.IntRange(1, 1024), metavar="N",
               help="Threads that encode  [default: all cores]; the shards do not depend on it.")
 @FORCE
@@ -133,13 +154,14 @@ missing; 130 interrupted.""")
 @click.option("--quiet", is_flag=True, help="No progress lines on stderr.")
 @JSON
 def encode_corpus(paths, tokenizer_path, output, shard_tokens, content_field, include, eos_policy,
-                  num_workers, force, allow_degenerate, quiet, as_json):
+                  eos_token, special_tokens, num_workers, force, allow_degenerate, quiet, as_json):
     """Turn a corpus into token shards, and audit them."""
     from ..data.encode import EncodeOptions, encode_corpus as encode
     from ..data.tokenizer import load_tokenizer
     options = EncodeOptions(shard_tokens, eos_policy, num_workers or os.cpu_count() or 1,
-                            allow_degenerate)
+                            allow_degenerate, eos_token, special_tokens)
     tokenizer = load_tokenizer(tokenizer_path)
+    warn_all(tokenizer)
     corpus = open_corpus(paths, content_field, include)
     manifest, audited = encode(corpus, tokenizer, output, options, force,
                                None if quiet else Progress())
@@ -182,6 +204,7 @@ def audit(dataset, vocab_size, tokenizer_path, val_shard, allow_degenerate, as_j
     tokenizer_path = tokenizer_path or opened.tokenizer_file
     tokenizer = load_tokenizer(tokenizer_path) if tokenizer_path else None
     if tokenizer:
+        warn_all(tokenizer)
         check_tokenizer(opened, None, tokenizer.digest)
     val = open_dataset(val_shard) if val_shard else None
     audited = audit_dataset(opened, tokenizer, val, vocab_size)
@@ -222,7 +245,10 @@ def repair_manifest(dataset, tokenizer_path, as_json):
     from ..data.tokenizer import load_tokenizer
     if tokenizer_path is None and (dataset / "tokenizer.json").is_file():
         tokenizer_path = dataset / "tokenizer.json"
-    manifest = repair(dataset, load_tokenizer(tokenizer_path) if tokenizer_path else None)
+    tokenizer = load_tokenizer(tokenizer_path) if tokenizer_path else None
+    if tokenizer:
+        warn_all(tokenizer)
+    manifest = repair(dataset, tokenizer)
     summary = {"schema": "aprnb-repair-manifest-v1", "dataset": str(dataset), "manifest": manifest}
     report(summary, as_json, f"{dataset}: manifest of {counted(manifest['shard_count'], 'shard')}, "
                              f"{counted(manifest['total_tokens'], 'token')}")
@@ -272,6 +298,12 @@ def warn_empty(n):
         warn(f"{counted(n, 'document')} without a character skipped")
 
 
+def warn_all(tokenizer):
+    """What was guessed or passed over while a tokenizer was read."""
+    for line in tokenizer.warnings:
+        warn(line)
+
+
 class Progress:
     """A line on stderr every PROGRESS_SECONDS, and one at the end: share, rate, time to go."""
 
@@ -299,6 +331,7 @@ def print_audit(audited):
             ("distinct ids", f"{audited['distinct']:,} of {f'{size:,}' if size else 'unknown'}"),
             ("entropy", f"{number('entropy_bits')} of {number('log2_vocab')} bits"),
             ("unknown", number("unknown_percent", " %")),
+            ("control tokens", control_tokens(audited)),
             ("tokens per byte", number("tokens_per_byte", digits=3)),
             ("repeated windows", number("repeated_percent", " % of 13-token windows")),
             ("leaked windows", number("shared_percent", " % of those of the validation data "
@@ -309,6 +342,20 @@ def print_audit(audited):
         for line in folded(value):
             print(f"  {name:17s} {line}")
             name = ""
+
+
+def control_tokens(audited):
+    """Control tokens in the shards, and what became of those that the texts mention."""
+    def counts(found):
+        return ", ".join(f"{token} {n:,}" for token, n in found.items()) or "none"
+    held, told = audited["control_tokens"], audited["special_tokens_in_text"]
+    line = "unknown" if held is None else counts(held)
+    if audited["separator_count"] is not None:
+        line += f"; {counted(audited['separator_count'], 'separator')}"
+    if told:
+        became = "text" if audited["special_tokens"] == "text" else "control tokens"
+        line += f"; mentioned in the texts, encoded as {became}: {counts(told)}"
+    return line
 
 
 def most_frequent(audited):

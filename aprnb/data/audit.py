@@ -23,6 +23,8 @@ MAX_INVALID = 0.1  # share of U+FFFD among the decoded characters
 VALIDATION_SHARE = 0.05  # of the tokens: the tail that stands for validation data
 SAMPLE_SLICES, SLICE_TOKENS = 8, 8192  # what is decoded
 SHOWN_CHARS, SHOWN_IDS = 240, 10
+TOLD = ("eos_token_count", "separator_count", "special_tokens", "special_tokens_in_text")
+"""Keys of the manifest that the report repeats."""
 
 
 class MeaninglessData(CheckError):
@@ -97,6 +99,7 @@ def audit(dataset, tokenizer=None, val=None, vocab_size=None):
     report = {"schema": SCHEMA, "path": str(dataset.path), "shards": len(dataset.shards),
               "tokens": dataset.tokens, "vocab_size": vocab_size}
     report |= id_report(counts, vocab_size, tokenizer)
+    report |= {key: (dataset.manifest or {}).get(key) for key in TOLD}
     report |= text_report(dataset, tokenizer, counts)
     report |= repeat_report(dataset, val)
     report["validation"] = str(val.path) if val else "tail"
@@ -114,9 +117,18 @@ def id_report(counts, vocab_size, tokenizer):
         "entropy_bits": entropy_bits(counts),
         "log2_vocab": float(np.log2(vocab_size)) if vocab_size else None,
         "unknown_percent": None if unknown is None else 100 * unknown,
+        "control_tokens": control_tokens(counts, tokenizer),
         "most_frequent": [{"id": int(i), "text": tokenizer.decode([i]) if tokenizer else None,
                            "percent": 100 * share_of(counts, i)} for i in order if counts[i]],
     }
+
+
+def control_tokens(counts, tokenizer):
+    """{control token: its ids in the shards}, separators included; None without a tokenizer."""
+    if tokenizer is None:
+        return None
+    found = {token: int(counts[i]) for token, i in tokenizer.controls.items() if i < len(counts)}
+    return {token: n for token, n in found.items() if n}
 
 
 def share_of(counts, token):

@@ -9,13 +9,13 @@ Qwen2 vocabulary (2 shared cores, best of 4).
 """
 import re
 
+from ..formats.tokenizer_rules import RULES
+
 PIECE = 2048  # characters, the fastest of 1, 2, 4 and 8 thousand
 SEARCH = 1 << 16  # characters at the end of a long block that are searched for a cut
 BREAK = re.compile(r"(?<=[0-9A-Za-z])\r?\n")  # ASCII: the same letters in every Unicode version
 
-WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
-         r"|\s*[\r\n]+|\s+(?!\S)|\s+")
-KNOWN_PATTERNS = (WORDS % r"\p{N}", WORDS % r"\p{N}{1,3}")  # Qwen2, Llama 3
+KNOWN_PATTERNS = tuple(rules.words for rules in RULES.values() if rules.words)  # Qwen2, Llama 3
 
 
 def cuttable(spec):

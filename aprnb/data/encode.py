@@ -8,7 +8,7 @@ has a tokenizer of its own, because threads that share one slow each other down 
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from ..formats.atomic import refuse_occupied, replace_folder, write_json
 from .audit import audit, refuse_degenerate, verdict
 from .maps import DTYPE
 from .shards import MANIFEST, OURS, SCHEMA, ShardWriter, open_dataset, totals
+from .tokenizer import EOS_TOKENS, SPECIAL_TOKENS, write_settings
 
 EOS_POLICIES = ("none", "between", "after")
 BATCH_BYTES = 1 << 20  # text handed to a worker at a time
@@ -39,10 +40,17 @@ class EncodeOptions:
     workers: int = 1
     allow_degenerate: bool = False
     """Take a corpus that the audit refuses; the manifest records its findings either way."""
+    eos_token: str | None = None
+    """The separator, where it shall not be the one that the tokenizer's files name."""
+    special_tokens: str = "text"
+    """What a control token that a text mentions becomes: "text" or "control"."""
 
     def __post_init__(self):
         if self.eos_policy not in EOS_POLICIES:
             raise UsageError(f"--eos-policy {self.eos_policy}: need one of {EOS_POLICIES}")
+        if self.special_tokens not in SPECIAL_TOKENS:
+            raise UsageError(f"--special-tokens {self.special_tokens}: need one of "
+                             f"{SPECIAL_TOKENS}")
         if self.shard_tokens < 1 or self.workers < 1:
             raise UsageError(f"--shard-tokens {self.shard_tokens} and --num-workers "
                              f"{self.workers}: need at least 1")
@@ -58,17 +66,20 @@ def encode_corpus(corpus, tokenizer, output, options=EncodeOptions(), force=Fals
     (disk).
     """
     started = time.perf_counter()
-    eos = end_of_text(tokenizer, options.eos_policy)
+    tokenizer = tokenizer.taking_special_tokens_as(options.special_tokens)
+    eos = end_of_text(tokenizer, options)
     with replace_folder(output, OURS, force) as folder:
         writer = ShardWriter(folder, options.shard_tokens)
-        eos_count = write_documents(corpus, tokenizer, writer, options, eos, progress)
+        counts = write_documents(corpus, tokenizer, writer, options, eos, progress)
         if not writer.shards:
             raise CheckError("no file of the corpus holds text: an empty corpus cannot be "
                              "encoded")
         with finished(folder, Path(output)):
             (folder / "tokenizer.json").write_bytes(tokenizer.text.encode())
-            manifest = describe(corpus, tokenizer, writer.shards, options) | {
-                "eos_token_count": eos_count, "elapsed_seconds": time.perf_counter() - started}
+            if tokenizer.settings:
+                write_settings(folder, tokenizer.settings)
+            manifest = describe(corpus, tokenizer, writer.shards, options) | counts | {
+                "eos_token_id": eos, "elapsed_seconds": time.perf_counter() - started}
             write_json(folder / MANIFEST, manifest)
             report = audit(open_dataset(folder), tokenizer) | {"path": str(output)}
             manifest["audit"] = verdict(report, options.allow_degenerate)
@@ -108,20 +119,33 @@ def keep_beside(folder, output, why):
     return kept
 
 
-def end_of_text(tokenizer, policy):
-    """Id that ends documents, or None for the policy "none"."""
-    if policy == "none":
+def end_of_text(tokenizer, options):
+    """Id of the token that separates documents; None only for the policy "none" without one.
+
+    Errors: CheckError where the tokenizer has no such token, or not the one that was asked for.
+    """
+    token = tokenizer.eos_token if options.eos_token is None else options.eos_token
+    if token in tokenizer.vocabulary:
+        return tokenizer.vocabulary[token]
+    if options.eos_token is None and options.eos_policy == "none":
         return None
-    if tokenizer.eos_id is None:
-        raise CheckError(f"{tokenizer.where}: no end-of-text token (</s>, <|endoftext|>, <eos>, "
-                         "<|eos|>) in the vocabulary; use --eos-policy none")
-    return tokenizer.eos_id
+    there = ", ".join(list(tokenizer.controls)[:20]) or "none"
+    why = f"--eos-token {token}: no such token" if options.eos_token is not None else (
+        "no end-of-text token: no tokenizer_config.json, generation_config.json or config.json "
+        f"beside it names one, and no control token is spelled {', '.join(EOS_TOKENS)}")
+    raise CheckError(f"{tokenizer.where}: {why}; control tokens of the vocabulary: {there}; name "
+                     "one with --eos-token, or use --eos-policy none")
 
 
 def write_documents(corpus, tokenizer, writer, options, eos, progress):
-    """Encode everything into `writer`; returns how many end-of-text tokens were added."""
+    """Encode everything into `writer`; returns the manifest's counts of control tokens.
+
+    eos_token_count: ids of end-of-text in the shards; separator_count: those put between documents;
+    special_tokens_in_text: {token: times that the texts spell it}.
+    """
     separator = np.array([] if eos is None else [eos], np.uint32)
-    eos_count = done = tokens = 0
+    eos_count = done = tokens = eos_in_text = 0
+    mentioned = Counter()
     unfinished = None  # the piece written last: its document goes on only if the next one says so
 
     def finish_document():
@@ -139,6 +163,8 @@ def write_documents(corpus, tokenizer, writer, options, eos, progress):
                     writer.add(separator, 0, 0)
                     eos_count += 1
             writer.add(ids, document.nbytes, int(document.opens))
+            mentioned += tokenizer.mentions(document.text)
+            eos_in_text += 0 if eos is None else int(np.count_nonzero(ids == eos))
             unfinished = document
             done += document.progress
             tokens += len(ids)
@@ -146,7 +172,8 @@ def write_documents(corpus, tokenizer, writer, options, eos, progress):
             progress(done, corpus.nbytes, tokens + eos_count)
     finish_document()
     writer.close()
-    return eos_count
+    return {"eos_token_count": eos_count + eos_in_text, "separator_count": eos_count,
+            "special_tokens_in_text": dict(mentioned.most_common())}
 
 
 def batches_of(corpus):
@@ -214,7 +241,7 @@ def describe(corpus, tokenizer, shards, options):
         "tokenizer_dir": str(Path(tokenizer.where)),
         "vocab_size": tokenizer.size,
         "eos_policy": options.eos_policy,
-        "eos_token_id": tokenizer.eos_id,
+        "special_tokens": options.special_tokens,
         **totals(shards),
         "content_field": corpus.content_field,
         "normalization": "none",  # the tokenizer's own normaliser is the only one

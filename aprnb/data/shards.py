@@ -21,8 +21,9 @@ from .walk import named_held_out
 
 SCHEMA = "pretokenize-bin-v1"
 MANIFEST = "manifest.json"
+OF_TEXTS = ("separator_count", "special_tokens_in_text")  # of the manifest; ids do not show them
 BLOCK_TOKENS = 1 << 20  # read at a time: 4 MiB
-OURS = re.compile(r"shard-\d+\.bin|manifest\.json|tokenizer\.json")  # what encoding writes
+OURS = re.compile(r"shard-\d+\.bin|(manifest|tokenizer|tokenizer_config)\.json")  # encoding's
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,8 @@ def repair_manifest(folder, tokenizer=None):
 
     What shards cannot tell (documents, bytes, origin) is kept from the old manifest where a
     shard's count and CRC-32 still agree, else null. `tokenizer` (default: the tokenizer.json in
-    the folder, read by the caller) sets vocabulary, digest and end-of-text.
+    the folder, read by the caller) sets vocabulary and digest, and end-of-text unless the old
+    manifest names one of this tokenizer.
     Errors: NotFoundError, ShardError.
     """
     folder = Path(folder)
@@ -292,8 +294,11 @@ def repair_manifest(folder, tokenizer=None):
     shards = [measured(shard, file_entry(old, shard.file.name)) for shard in opened]
     manifest = {"schema": SCHEMA} | old | totals(shards) | {"shards": shards}
     if tokenizer:
+        kept = old.get("tokenizer_digest") == tokenizer.digest and old.get("eos_token_id")
         manifest |= {"vocab_size": tokenizer.size, "tokenizer_digest": tokenizer.digest,
-                     "eos_token_id": tokenizer.eos_id}
+                     "eos_token_id": tokenizer.eos_id if type(kept) is not int else kept}
+    if shards != old.get("shards"):  # counts of texts that nobody can read again
+        manifest |= {key: None for key in OF_TEXTS if key in old}
     manifest["eos_token_count"] = count_id(opened, manifest.get("eos_token_id"))
     write_json(folder / MANIFEST, manifest)
     return manifest

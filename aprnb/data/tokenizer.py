@@ -1,53 +1,78 @@
 """Text <-> token ids, by the `tokenizers` library alone: no pre-tokeniser of our own.
 
-A vocabulary's style is detected before anything is encoded. Only byte-level BPE is accepted (GPT-2,
-Qwen, Llama 3): every byte that UTF-8 can contain has a token of its own, so no text can become
-<unk>. A hex-byte vocabulary ("00".."ff" as the 256 base tokens) is recognised and refused: its
-files do not say how text is cut before the merges, so its ids could only be guessed. Any other
-style is refused as unknown.
+A corpus and a prompt are read differently. In a corpus a control token that the text mentions
+(`<|endoftext|>` in a page about GPT-2) is text, unless asked for otherwise; in a prompt it is the
+control token, and the file's post-processor puts its own around it.
 """
 import hashlib
 import json
+import re
+from collections import Counter
 from copy import copy
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
-import tokenizers
-
-from ..errors import CheckError, FormatError, NotFoundError
+from ..errors import CheckError
+from ..formats.tokenizer_folder import content_of, parse, read_tokenizer
+from ..formats.tokenizer_library import (TokenizerFormatError, TokenizerStyleError,  # noqa: F401
+                                         build, entered)
+from ..formats.tokenizer_rules import RULES, rules_of_text
+from ..formats.tokenizer_style import detect_style
 from .cuts import cuttable, pieces
 
-EOS_TOKENS = ("</s>", "<|endoftext|>", "<eos>", "<|eos|>")  # the first that exists ends documents
-HEX_BYTES = {f"{byte:02x}" for byte in range(256)}
-HEX_BYTES_ENOUGH = 200  # of 256, the reference's threshold
-NEVER_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
-
-
-class TokenizerFormatError(FormatError):
-    """The file is not a tokenizer.json that the `tokenizers` library can read."""
-
-
-class TokenizerStyleError(CheckError):
-    """The vocabulary is not byte-level: encoding with it could lose text."""
+EOS_TOKENS = ("</s>", "<|endoftext|>", "<eos>", "<|eos|>", "<|end_of_text|>")
+"""Spellings of end-of-text; the first that exists ends documents where no file names a token."""
+SPECIAL_TOKENS = ("text", "control")
 
 
 class Tokenizer:
     """A byte-level BPE vocabulary with its pre-tokeniser, as one tokenizer.json describes it."""
 
-    def __init__(self, text, where="tokenizer.json"):
-        """`text` is a whole tokenizer.json; `where` names it in error messages."""
+    def __init__(self, text, where="tokenizer.json", settings=None, ids=None, notes=()):
+        """`text` is a whole tokenizer.json; `where` names it in error messages.
+
+        settings: tokenizer_config.json, which names the special tokens;  ids: eos_token_id and
+        others of generation_config.json or config.json, where it does not;  notes: what was
+        guessed while it was read.
+        """
         self.text = text
         self.where = str(where)
+        self.settings = settings or {}
         spec = parse(text, where)
         self._library = build(text, where)  # first: it refuses what has not the form of the file
+        self.special_tokens = "text"
+        """What a control token that a corpus mentions becomes: "text" or "control"."""
         self.style = detect_style(spec, where)
+        self.rules = rules_of_text(spec)
         self.digest = canonical_digest(spec)
         self.merges_count = len(spec["model"].get("merges") or [])
-        self.eos_token = end_of_text(spec)
+        self.controls = {t["content"]: t["id"] for t in spec.get("added_tokens") or []
+                         if t.get("special")}
+        """{control token: id}."""
+        self.warnings = list(notes)
+        """What a user should be told once."""
+        self.eos_token = self._named("eos_token", ids or {}) or end_of_text(spec)
         """The token that ends a document, or None."""
         self.unk_token = spec["model"].get("unk_token")
         self._cuttable = cuttable(spec)
+        self._parse_special_tokens(False)
+
+    def _named(self, key, ids):
+        """The special token that the files beside the vocabulary name, if they do and it is there.
+
+        tokenizer_config.json first, then the first id of generation_config.json or config.json.
+        """
+        token = content_of(self.settings.get(key))
+        if token in self.vocabulary:
+            return token
+        if token is not None:
+            self.warnings.append(f"{self.where}: tokenizer_config.json names {token!r} as {key}, "
+                                 "which the vocabulary does not hold; it is passed over")
+        given = ids.get(f"{key}_id")
+        first = next(iter(given), None) if isinstance(given, list) else given
+        known = type(first) is int and 0 <= first < self.size
+        return self._library.id_to_token(first) if known else None
 
     @cached_property
     def vocabulary(self):
@@ -70,19 +95,48 @@ class Tokenizer:
 
     def encode(self, text):
         """Token ids of `text` as part of a corpus; special tokens are never added."""
-        return self._library.encode(text, add_special_tokens=False).ids
+        with entered(self.where):
+            return self._library.encode(text, add_special_tokens=False).ids
 
     def encode_prompt(self, text):
-        """Token ids of a prompt, with the special tokens that the file's post-processor puts around
-        a text, such as Llama 3's begin-of-text; none where the file has no such processor."""
-        return self._library.encode(text, add_special_tokens=True).ids
+        """Token ids of a prompt, its control tokens parsed, with the special tokens that the file's
+        post-processor puts around a text, such as Llama 3's begin-of-text, if there is one."""
+        self._parse_special_tokens(True)
+        try:
+            with entered(self.where):
+                return self._library.encode(text, add_special_tokens=True).ids
+        finally:
+            self._parse_special_tokens(self.special_tokens == "control")
+
+    def taking_special_tokens_as(self, what):
+        """A twin for which control tokens that a corpus mentions are "text" or "control"."""
+        twin = self.copy()
+        twin.special_tokens = what
+        twin._parse_special_tokens(what == "control")
+        return twin
+
+    def _parse_special_tokens(self, wanted):
+        # added tokens that are not special, such as runs of blanks, are words: always parsed
+        self._library.encode_special_tokens = not wanted
+
+    def mentions(self, text):
+        """Counter of the control tokens that are spelled out in a text."""
+        if not self.controls:
+            return Counter()
+        return Counter(self._spellings.findall(text))
+
+    @cached_property
+    def _spellings(self):
+        longest_first = sorted(self.controls, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)))
 
     def encode_batch(self, texts):
         """Token ids of each text, in order; the same as `encode` gives, faster."""
         parts = [pieces(text) if self._cuttable else [text] for text in texts]
         # "fast" leaves out character offsets, which nobody here reads: 1.2 to 1.4 times the speed
-        encodings = iter(self._library.encode_batch_fast(list(chain.from_iterable(parts)),
-                                                         add_special_tokens=False))
+        with entered(self.where):
+            encodings = iter(self._library.encode_batch_fast(list(chain.from_iterable(parts)),
+                                                             add_special_tokens=False))
         return [[i for _ in part for i in next(encodings).ids] for part in parts]
 
     def decode(self, ids):
@@ -93,6 +147,7 @@ class Tokenizer:
         """An independent twin: the library's cache is shared state, so each thread gets its own."""
         twin = copy(self)  # what was checked and digested once is not read again
         twin._library = build(self.text, self.where)
+        twin._parse_special_tokens(self.special_tokens == "control")
         return twin
 
     def save(self, folder):
@@ -101,12 +156,22 @@ class Tokenizer:
         # bytes, not text mode: the file must come out as it came in on every platform
         (folder / "tokenizer.json").write_bytes(self.text.encode())
         self._library.model.save(str(folder))
-        config = {"tokenizer_class": "PreTrainedTokenizerFast",
-                  "clean_up_tokenization_spaces": False}
+        write_settings(folder, self.settings or self.own_settings())
+
+    def own_settings(self):
+        """tokenizer_config.json of a tokenizer that came without one."""
+        config = {"tokenizer_class": self.rules.written_class if self.rules
+                  else "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         if self.eos_token:
             config |= {"bos_token": self.eos_token, "eos_token": self.eos_token,
                        "pad_token": self.eos_token}
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        return config
+
+
+def write_settings(folder, settings):
+    """Write tokenizer_config.json."""
+    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+    (Path(folder) / "tokenizer_config.json").write_bytes(text.encode())
 
 
 def load_tokenizer(path):
@@ -114,61 +179,29 @@ def load_tokenizer(path):
 
     Errors: NotFoundError, TokenizerFormatError (no valid JSON), TokenizerStyleError.
     """
-    path = Path(path)
-    if not path.exists():
-        raise NotFoundError(f"{path}: no such tokenizer; need a tokenizer.json, or a folder with "
-                            "tokenizer.json or with vocab.json and merges.txt")
-    if path.is_file():
-        return Tokenizer(read_text(path), path)
-    if (path / "tokenizer.json").is_file():
-        return Tokenizer(read_text(path / "tokenizer.json"), path / "tokenizer.json")
-    if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
-        return from_vocab_and_merges(path / "vocab.json", path / "merges.txt")
-    raise NotFoundError(f"{path}: holds no tokenizer; need tokenizer.json, or vocab.json and "
-                        "merges.txt")
+    files = read_tokenizer(path)
+    return Tokenizer(files.text, files.where, files.settings, files.ids, files.notes)
 
 
-def from_json(text, where="embedded tokenizer.json"):
+def from_json(text, where="embedded tokenizer.json", settings=None, ids=None):
     """Tokenizer of a tokenizer.json held as a string, such as the one inside an .apr file."""
-    return Tokenizer(text, where)
+    return Tokenizer(text, where, settings, ids)
 
 
-def from_vocab_and_merges(vocab, merges):
-    """Tokenizer of the two GPT-2 files, which by convention mean GPT-2's pre-tokeniser."""
-    spec = {"model": {"type": "BPE", "vocab": parse(read_text(vocab), vocab),
-                      "merges": [line for line in read_text(merges).splitlines()
-                                 if line and not line.startswith("#version")]},
-            "pre_tokenizer": {"type": "ByteLevel"}}
-    detect_style(spec, vocab)
-    try:
-        library = byte_level(tokenizers.models.BPE.from_file(str(vocab), str(merges)))
-    except Exception as error:  # the library raises bare Exception
-        raise TokenizerFormatError(f"{merges}: not a merges file of {vocab}: {error}") from error
-    if end_of_text(spec):
-        library.add_special_tokens([end_of_text(spec)])
-    return Tokenizer(library.to_str(), vocab.parent)
-
-
-def byte_level(model):
-    """A library tokenizer around `model` with GPT-2's pre-tokeniser and no added prefix space."""
-    library = tokenizers.Tokenizer(model)
-    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    library.decoder = tokenizers.decoders.ByteLevel()
-    return library
-
-
-def train_bpe(texts, vocab_size, min_frequency=2):
+def train_bpe(texts, vocab_size, min_frequency=2, family="qwen2"):
     """Byte-level BPE of at most `vocab_size` tokens learned from an iterator of texts.
 
     `<|endoftext|>` has id 0, the 256 byte tokens follow, then the merges in order. A pair seen
     fewer than `min_frequency` times is not merged, so a small corpus yields a smaller vocabulary.
+    family: whose rules cut the words and normalise the text, one of tokenizer_rules.FAMILIES.
     The same texts give the same bytes. Errors: CheckError (no room for the bytes, no text).
     """
-    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    import tokenizers
+    rules, alphabet = RULES[family], tokenizers.pre_tokenizers.ByteLevel.alphabet()
     if vocab_size < len(alphabet) + 1:
         raise CheckError(f"vocabulary of {vocab_size}: 256 bytes and <|endoftext|> alone need "
                          f"{len(alphabet) + 1}; use a larger --vocab-size")
-    library = byte_level(tokenizers.models.BPE())
+    library = build(json.dumps(rules.spec()), "trained tokenizer")
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=["<|endoftext|>"],
         initial_alphabet=sorted(alphabet), show_progress=False)
@@ -179,68 +212,10 @@ def train_bpe(texts, vocab_size, min_frequency=2):
     return trained
 
 
-def read_text(path):
-    try:
-        return path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise TokenizerFormatError(f"{path}: not UTF-8 at byte {error.start}; "
-                                   "need a tokenizer.json") from error
-
-
-def parse(text, where):
-    """The JSON object in `text`."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise TokenizerFormatError(f"{where}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise TokenizerFormatError(f"{where}: need a JSON object, got {type(value).__name__}")
-    return value
-
-
-def build(text, where):
-    """The library's tokenizer, with everything switched off that would change or cut the text."""
-    try:
-        library = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises bare Exception
-        raise TokenizerFormatError(f"{where}: the tokenizers library refuses it: "
-                                   f"{error}") from error
-    library.no_truncation()  # a saved max_length would cut documents without a word
-    library.no_padding()
-    if isinstance(library.model, tokenizers.models.BPE):
-        library.model.dropout = None  # a training-time option that makes ids random
-    return library
-
-
 def canonical_digest(spec):
     """SHA-256 of the JSON with sorted keys and no spaces: re-indenting a file keeps its digest."""
     text = json.dumps(spec, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def detect_style(spec, where):
-    """ "byte-level", or TokenizerStyleError for hex-byte and unknown vocabularies."""
-    model = spec.get("model")
-    vocab = model.get("vocab") if isinstance(model, dict) else None
-    if not isinstance(vocab, dict | list):
-        raise TokenizerFormatError(f"{where}: no model.vocab; need a tokenizer.json")
-    if model.get("type", "BPE") == "BPE" and isinstance(vocab, dict):
-        alphabet = byte_alphabet()
-        lacking = [byte for byte in range(256)
-                   if alphabet[byte] not in vocab and byte not in NEVER_IN_UTF8]
-        if not lacking and uses_byte_level(spec):
-            return "byte-level"
-        if len(HEX_BYTES & vocab.keys()) >= HEX_BYTES_ENOUGH and lacking:
-            raise TokenizerStyleError(
-                f"{where}: a hex-byte vocabulary (base tokens 00..ff); its files do not say how "
-                "text is cut before the merges, so ids would be guesses; train a byte-level one "
-                "with `aprnb tokenize train`")
-        why = (f"{len(lacking)} of 243 byte tokens are missing, the first is 0x{lacking[0]:02x}"
-               if lacking else "no ByteLevel pre-tokeniser")
-    else:
-        why = f"model type {model.get('type')}"
-    raise TokenizerStyleError(f"{where}: unknown style of vocabulary ({why}), text could become "
-                              "<unk>; need byte-level BPE such as GPT-2, Qwen or Llama 3")
 
 
 def end_of_text(spec):
@@ -255,21 +230,3 @@ def end_of_text(spec):
               for merge in merges}
     words = spec["model"]["vocab"].keys() - merged
     return next((token for token in EOS_TOKENS if token in added or token in words), None)
-
-
-def uses_byte_level(spec):
-    """Whether pre-tokeniser or normaliser, alone or in a sequence, is ByteLevel."""
-    for stage, parts in (("pre_tokenizer", "pretokenizers"), ("normalizer", "normalizers")):
-        value = spec.get(stage) or {}
-        for part in [value, *(value.get(parts) or [])]:
-            if part.get("type") == "ByteLevel":
-                return True
-    return False
-
-
-def byte_alphabet():
-    """The 256 characters that stand for bytes in a byte-level vocabulary (GPT-2, encoder.py)."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = (byte for byte in range(256) if byte not in printable)
-    moved = {byte: chr(256 + i) for i, byte in enumerate(others)}
-    return [moved.get(byte, chr(byte)) for byte in range(256)]

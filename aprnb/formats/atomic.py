@@ -42,7 +42,8 @@ def replace_folder(path, ours, force=False):
 
     Folders that are missing above `path` are made, and go away again with it. An empty folder is
     taken as free. With `force` an older one is replaced as a whole, but only if the pattern `ours`
-    matches the name of every file in it, so that a mistyped path cannot delete foreign files.
+    matches the name of every file in it, so that a mistyped path cannot delete foreign files. A
+    file of a folder inside is matched as "folder/file", the folder itself as "folder/".
     Errors: CheckError if `path` is occupied, StorageError.
     """
     path = Path(path).resolve()  # a link goes on pointing at the folder
@@ -52,7 +53,7 @@ def replace_folder(path, ours, force=False):
         try:
             temporary.mkdir()
             yield temporary
-            for file in temporary.iterdir():
+            for file in temporary.rglob("*"):
                 _sync(file)
             _sync(temporary)
             _swap(temporary, path)
@@ -100,7 +101,9 @@ def refuse_occupied(path, ours, force):
     entries = sorted(path.iterdir())
     if entries and not force:
         raise CheckError(f"{path}: exists already; use --force to replace it, or another name")
-    foreign = [e.name for e in entries if e.is_dir() or not ours.fullmatch(e.name)]
+    names = (f"{e.relative_to(path).as_posix()}{'/' if e.is_dir() else ''}"
+             for e in sorted(path.rglob("*")))
+    foreign = [name for name in names if not ours.fullmatch(name)]
     if foreign:
         raise CheckError(f"{path}: holds {', '.join(foreign[:5])}, which this verb does not write "
                          "and --force would delete; choose another output")

@@ -1,8 +1,8 @@
 """Import and export: Hugging Face folder -> .apr -> Hugging Face folder.
 
 Payload bytes, dtypes and names are those of the source all the way round, and so are the files of
-the weights; config.json is written anew from the hyper-parameters. What stands in metadata for
-export's sake: tokenizer.json, generation_config, tokenizer_config, chat_template, source_digests.
+the weights; config.json is written anew from the hyper-parameters, beside the keys that came in.
+What stands in metadata for export's sake: tokenizer.json, source_digests and `companions.KEYS`.
 """
 import hashlib
 import json
@@ -14,18 +14,21 @@ from statistics import mode
 
 import numpy as np
 
-from ..config import to_apr, to_hf
+from ..config import to_apr
 from ..dtypes import FLOATS
-from ..errors import CheckError, LoadError, NonFiniteError, NotFoundError
+from ..errors import CheckError, LoadError, NonFiniteError
 from .apr_writer import create_apr
 from .atomic import refuse_existing, replace_folder, write_text
-from .hf_folder import INDEX, open_hf, read_text
-from .model_file import (chat_template, check_weights, config_of_folder, float_pieces, open_model,
+from .chat_templates import FILE, FOLDER
+from .companions import companion_files, companion_keys
+from .hf_folder import INDEX, open_hf
+from .model_file import (check_weights, config_of_folder, float_pieces, folder_ids, open_model,
                          settle_head)
 from .names import expected_tensors
 from .safetensors import write_safetensors
-from .tokenizer_keys import (generation_settings, special_id_keys, token_ids, tokenizer_keys,
-                             tokenizer_settings)
+from .tokenizer_folder import holds_tokenizer, read_tokenizer
+from .tokenizer_keys import token_ids, tokenizer_keys
+from .tokenizer_rules import identity_warnings
 
 MODEL_TYPE = {"qwen2": "Qwen2", "llama": "Llama"}  # as the reference's importer spells them
 TORCH_DTYPE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -33,6 +36,7 @@ SHARD_NBYTES = 5_000_000_000
 WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 # every name that an export may write: what --force may replace
 EXPORTED = re.compile(r"(generation_|tokenizer_)?config\.json|tokenizer\.json|"
+                      rf"{re.escape(FILE)}|{FOLDER}/(.+\.jinja)?|"
                       rf"{WEIGHT_FILE.pattern}(\.index\.json)?")
 
 
@@ -54,7 +58,7 @@ def import_model(source, output, tokenizer=None, force=False):
         notes += check_weights(model, config)
         names = expected_tensors(config)
         entries = [(name, _importable(model, name), model.tensors[name].shape) for name in names]
-        words, tokenizer_report, more_notes = _texts(model, config, tokenizer)
+        words, tokenizer_report, more_notes, warnings = _texts(model, config, tokenizer)
         metadata = {"model_type": MODEL_TYPE[config.family], "name": output.stem,
                     "original_format": "safetensors", **to_apr(config), **words,
                     "source_digests": {name: _digest(model, name) for name in sorted(names)}}
@@ -63,7 +67,8 @@ def import_model(source, output, tokenizer=None, force=False):
                 writer.write_chunks(entry.name, model.chunks(entry.name))
     return {"schema": "aprnb-import-v1", "output": str(output), "tensors": len(entries),
             "bytes": output.stat().st_size, "dtypes": dict(Counter(e[1] for e in entries)),
-            "tokenizer": tokenizer_report, "source": str(source), "notes": notes + more_notes}
+            "tokenizer": tokenizer_report, "source": str(source), "notes": notes + more_notes,
+            "warnings": warnings}
 
 
 def _refuse_own_source(output, model):
@@ -91,40 +96,27 @@ def _digest(model, name):
     return {"sha256": sha.hexdigest(), "file": model.file_of(name)}
 
 
-def _texts(model, config, tokenizer):
-    """(metadata keys, tokenizer report or None, notes) from the JSON files beside the weights."""
-    generation = model.json("generation_config.json") or {}
-    settings = model.json("tokenizer_config.json") or {}
-    path = _tokenizer_path(model, tokenizer)
-    keys, tokens, report, notes = {}, {}, None, []
-    if path is None:
+def _texts(model, config, given):
+    """(metadata keys, tokenizer report or None, notes, warnings) from the files beside the weights.
+
+    given: a tokenizer.json or folder instead of the source's tokenizer, with what stands beside it.
+    """
+    notes, tokenizer, tokens, keys, report, warnings = [], None, {}, {}, None, []
+    if given is None and not holds_tokenizer(model.folder):
         notes.append("no tokenizer.json in the source: the file will hold no tokenizer")
     else:
-        text = read_text(path)
-        keys, tokens = tokenizer_keys(text, path, config.vocab_size), token_ids(text, path)
-        report = {"file": str(path), "tokens": keys["tokenizer.vocab_size"],
+        tokenizer = read_tokenizer(model.folder if given is None else given)
+        notes += tokenizer.notes
+        keys = tokenizer_keys(tokenizer.text, tokenizer.where, config.vocab_size)
+        tokens = token_ids(tokenizer.text, tokenizer.where)
+        report = {"file": str(tokenizer.where), "tokens": keys["tokenizer.vocab_size"],
                   "merges": len(keys["tokenizer.merges"])}
-    ids = special_id_keys(model.json("config.json"), generation, settings, tokens)
-    keys |= ids
-    keys["chat_template"] = chat_template(model)
-    # kept for export, whole, as they are or as export would have to make them up; the chat
-    # template has a key of its own
-    settings.pop("chat_template", None)
-    keys["generation_config"] = generation or generation_settings(ids)
-    keys["tokenizer_config"] = settings or tokenizer_settings(ids, tokens)
-    return keys, report, notes
-
-
-def _tokenizer_path(model, given):
-    """The tokenizer.json to embed, or None where the source has none."""
-    if given is None:
-        path = model.folder / "tokenizer.json"
-        return path if path.is_file() else None
-    path = Path(given)
-    path = path / "tokenizer.json" if path.is_dir() else path
-    if not path.is_file():
-        raise NotFoundError(f"{path}: no such tokenizer file")
-    return path
+        warnings = identity_warnings(tokenizer.text, config.family, tokenizer.settings,
+                                     tokenizer.where)
+    settings = tokenizer.settings if tokenizer else model.json("tokenizer_config.json") or {}
+    ids = folder_ids(model, settings, tokens)
+    kept, more = companion_keys(model, config, ids, tokenizer and (tokenizer, tokens))
+    return keys | ids | kept, report, notes + more, warnings
 
 
 # ---------------------------------------------------------------- export
@@ -146,15 +138,18 @@ def export_model(path, folder, dtype="keep", shard_size=None, force=False):
             for file, names in shards.items():
                 write_safetensors(out / file, [(n, dtypes[n], shapes[n]) for n in names],
                                   lambda name: _payload(model, name, dtypes[name]))
-            for file, content in _json_files(model, dtypes, shapes, shards).items():
+            files, warnings = _json_files(model, dtypes, shapes, shards)
+            for file, content in files.items():
                 text = content if isinstance(content, str) else json.dumps(
                     content, indent=2, ensure_ascii=False) + "\n"
+                (out / file).parent.mkdir(exist_ok=True)
                 write_text(out / file, text)
-    written = sorted(Path(folder).iterdir())
+    written = sorted(p for p in Path(folder).rglob("*") if p.is_file())
     return {"schema": "aprnb-export-v1", "output": str(folder), "source": str(path),
             "tensors": len(dtypes), "dtypes": dict(Counter(dtypes.values())),
-            "files": [p.name for p in written],
-            "bytes": sum(p.stat().st_size for p in written), "notes": model.notes}
+            "files": [str(p.relative_to(folder)) for p in written],
+            "bytes": sum(p.stat().st_size for p in written), "notes": model.notes,
+            "warnings": warnings}
 
 
 def _exportable(model, name, dtype):
@@ -216,33 +211,26 @@ def _shards(dtypes, shapes, limit):
             for i, names in enumerate(groups, 1)}
 
 
-def _kept(metadata, key):
-    """An object that import put away, or None if the file was not made by import."""
-    return metadata[key] if isinstance(metadata.get(key), dict) else None
-
-
 def _nbytes(dtype, shape):
     """Payload size in bytes."""
     return math.prod(shape) * FLOATS[dtype].itemsize
 
 
 def _json_files(model, dtypes, shapes, shards):
-    """{file name: text or object} of everything beside the weights."""
-    metadata, config = model.metadata, model.config
+    """({file name: text or object} of everything beside the weights, warnings)."""
+    metadata, config, warnings, tokens = model.metadata, model.config, [], None
     ids = {key: value for key, value in metadata.items() if key.endswith(("_token_id", "_ids"))}
-    files = {"config.json": to_hf(config, TORCH_DTYPE[mode(dtypes.values())]),
-             "generation_config.json": _kept(metadata, "generation_config")
-             or generation_settings(ids)}
+    if model.tokenizer_json is None:
+        model.notes.append("the model holds no tokenizer.json: none is exported")
+    else:
+        tokens = token_ids(model.tokenizer_json, model.path)
+    files = companion_files(metadata, config, TORCH_DTYPE[mode(dtypes.values())], ids, tokens)
+    if tokens is not None:
+        files["tokenizer.json"] = model.tokenizer_json
+        warnings = identity_warnings(model.tokenizer_json, config.family,
+                                     files["tokenizer_config.json"], model.path)
     if list(shards) != ["model.safetensors"]:
         files[INDEX] = {
             "metadata": {"total_size": sum(_nbytes(dtypes[n], shapes[n]) for n in dtypes)},
             "weight_map": {name: file for file, names in shards.items() for name in names}}
-    if model.tokenizer_json is None:
-        model.notes.append("the model holds no tokenizer.json: none is exported")
-        return files
-    tokens = token_ids(model.tokenizer_json, model.path)
-    settings = _kept(metadata, "tokenizer_config") or tokenizer_settings(ids, tokens)
-    template = metadata.get("chat_template")
-    files["tokenizer.json"] = model.tokenizer_json
-    files["tokenizer_config.json"] = settings | ({"chat_template": template} if template else {})
-    return files
+    return files, warnings

@@ -1,8 +1,9 @@
 """A model ready to be computed with, from an .apr file (ours or the reference's) or a folder.
 
 Nothing is guessed: hyper-parameters stand in the file or in a config.json beside it, tensors are
-compared with the architecture as sets of names and shapes, and whether the head is tied is read
-from the tensors: entry absent, placeholder without bytes, or values equal to the embedding's.
+compared with the architecture as sets of names and shapes. Whether the head is tied is read from
+the tensors (entry absent, or placeholder without bytes); where it is there with the embedding's
+values, `tie_word_embeddings: false` is believed.
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ from ..dtypes import FLOATS
 from ..errors import LoadError
 from .apr_layout import QUANTISED
 from .apr_reader import read_apr
+from .companions import companion_keys
 from .hf_folder import HfModel, open_hf, read_json
 from .names import EMBEDDING, HEAD, compare_names, expected_tensors, is_buffer, is_state, summary
 from .tensors import CHUNK, DENSE, TensorFile
+from .tokenizer_folder import holds_tokenizer, read_tokenizer
 from .tokenizer_keys import special_id_keys, token_ids
+from .tokenizer_library import TokenizerStyleError
 
 
 @dataclass
@@ -29,7 +33,7 @@ class OpenModel:
     """`tied` as the tensors say, whatever the file claims."""
     source: TensorFile | HfModel
     metadata: dict
-    """Keys of apr-v2-format section 7; of a folder only chat_template, if it has one."""
+    """Keys of apr-v2-format section 7; of a folder the special ids and `companions.KEYS`."""
     tokenizer_json: str | None
     notes: list
     """What a user should know: sources of hyper-parameters, synthesised heads, warnings."""
@@ -71,8 +75,10 @@ def open_model(path):
     """
     source = open_tensors(path)
     if isinstance(source, HfModel):
-        config, notes = config_of_folder(source).with_(eos_token_id=end_of_text(source)), []
-        texts = source.text("tokenizer.json"), {"chat_template": chat_template(source)}
+        config, notes = config_of_folder(source), []
+        text, metadata, notes = folder_texts(source, config)
+        config = config.with_(eos_token_id=end_of_text(metadata))
+        texts = text, metadata
     else:
         config, notes = hyper_parameters(source)
         notes = list(source.warnings) + notes
@@ -93,14 +99,41 @@ def config_of_folder(model):
     return from_hf(model.json("config.json", needed=True), model.folder / "config.json")
 
 
-def end_of_text(model):
-    """Id or tuple of ids that end a text of an HfModel, as import finds them; None: nobody says."""
-    config, generation, tokenizer = (model.json(f"{name}.json") or {} for name in (
-        "config", "generation_config", "tokenizer_config"))
-    keys = special_id_keys(config, generation, {}, {})
-    text = model.text("tokenizer.json")
-    if "tokenizer.eos_token_id" not in keys and "eos_token" in tokenizer and text:
-        keys = special_id_keys({}, {}, tokenizer, token_ids(text, model.folder / "tokenizer.json"))
+def folder_texts(model, config):
+    """(tokenizer.json or None, metadata keys, notes) of an HfModel, as import would keep them.
+
+    A tokenizer whose files do not say how words are cut is left out with a note: the weights can be
+    computed with all the same.
+    """
+    tokenizer, tokens, notes = None, {}, []
+    if holds_tokenizer(model.folder):
+        try:
+            tokenizer = read_tokenizer(model.folder)
+            notes += tokenizer.notes
+            tokens = token_ids(tokenizer.text, tokenizer.where)
+        except TokenizerStyleError as error:
+            notes.append(f"the tokenizer is not used: {error}")
+        except LoadError as error:
+            ends = "tokenizer.eos_token_id" in folder_ids(model, {}, {})
+            if "eos_token" in tokenizer.settings and not ends:
+                raise  # only this tokenizer could say which id ends a text
+            notes.append(f"special tokens have no ids: {error}")
+    ids = folder_ids(model, tokenizer.settings if tokenizer else {}, tokens)
+    keys, more = companion_keys(model, config, ids, tokenizer and (tokenizer, tokens))
+    keys = {key: value for key, value in (ids | keys).items() if value is not None}
+    return tokenizer and tokenizer.text, keys, notes + more
+
+
+def folder_ids(model, settings, tokens):
+    """`special_id_keys` of an HfModel and of the tokenizer_config.json and {token: id} to be used
+    with it."""
+    config, generation = (model.json(f"{name}.json") or {} for name in ("config",
+                                                                        "generation_config"))
+    return special_id_keys(config, generation, settings, tokens)
+
+
+def end_of_text(keys):
+    """Id or tuple of ids that end a text, from `special_id_keys`; None: nobody says."""
     several = keys.get("tokenizer.eos_token_ids")
     return tuple(several) if several else keys.get("tokenizer.eos_token_id")
 
@@ -145,22 +178,14 @@ def _refuse_adjacent_pairs(metadata, config, path):
                         "its Hugging Face folder")
 
 
-def chat_template(model):
-    """Jinja text of an HfModel from chat_template.jinja or tokenizer_config.json, or None."""
-    text = model.text("chat_template.jinja")
-    if text is not None:
-        return text
-    value = (model.json("tokenizer_config.json") or {}).get("chat_template")
-    if isinstance(value, list):  # several named templates
-        value = next((t.get("template") for t in value
-                      if isinstance(t, dict) and t.get("name") == "default"), None)
-    return value if isinstance(value, str) else None
-
-
 # ---------------------------------------------------------------- tensors
 
 def settle_head(source, config):
-    """(config with `tied` as the tensors say, notes)."""
+    """(config with `tied` as the tensors say, notes).
+
+    A head of the same values as the embedding is tied only where the file does not say untied: one
+    that starts as a copy is trained apart, as in transformers.
+    """
     head = source.tensors.get(HEAD)
     if head is None:
         # a folder that claims an untied head and has none is incomplete; see check_weights
@@ -169,12 +194,23 @@ def settle_head(source, config):
         return config.with_(tied=True), [f"{HEAD} is a placeholder without bytes: the head is the "
                                          "embedding"]
     if same_values(source, HEAD, EMBEDDING):
+        if said_untied(source, config):
+            return config, [f"{HEAD} equals the embedding in value and the file says untied: it is "
+                            "a head of its own"]
         return config.with_(tied=True), [f"{HEAD} equals the embedding in value: the head is tied "
                                          f"and the copy ({head.dtype}) is not used"]
     if config.tied:
         return config.with_(tied=False), [f"{HEAD} differs from the embedding although the file "
                                           "says tied: the head of its own is used"]
     return config, []
+
+
+def said_untied(source, config):
+    """Whether a model's file says untied; transformers takes an absent key of config.json for it,
+    while older .apr files without the key hold copies of tied heads."""
+    if config.tied:
+        return False
+    return isinstance(source, HfModel) or source.metadata.get("tied_embeddings") is False
 
 
 def same_values(source, a, b):

@@ -20,12 +20,13 @@ from ..data.ngrams import count_shared
 from ..data.shards import crc32_of, file_entry, open_dataset
 from ..data.tokenizer import TokenizerStyleError, from_json, load_tokenizer
 from ..errors import LoadError, NotFoundError, UsageError
-from ..formats.hf_folder import HfModel, read_json
+from ..formats import companions
+from ..formats.hf_folder import read_json
 from ..formats.model_file import OpenModel, open_model
-from ..formats.tokenizer_keys import special_id_keys, token_ids, tokenizer_keys
+from ..formats.tokenizer_keys import special_id_keys, tokenizer_keys
+from ..formats.tokenizer_rules import identity_warnings
 
-LUGGAGE = ("chat_template", "chat_format", "special_tokens", "generation_config",
-           "tokenizer_config")  # beside every key that begins with "tokenizer."
+LUGGAGE = ("chat_format", "special_tokens", *companions.KEYS)  # beside all "tokenizer." keys
 
 
 @dataclass
@@ -103,7 +104,14 @@ def open_model_input(settings, state=None):
         warnings.append("no tokenizer: the checkpoints will hold none and cannot be spoken with; "
                         "give one with --tokenizer")
     if tokenizer:
+        if opened and opened.tokenizer_json not in (None, tokenizer.text):
+            luggage = companions.without_tokenizer(luggage)
+            warnings.append(f"{tokenizer.where} takes the place of the model's own tokenizer: the "
+                            "special ids, chat templates, generation_config.json and "
+                            "tokenizer_config.json of the model do not go into the checkpoints")
         luggage |= tokenizer_luggage(tokenizer, config, luggage)
+        warnings += tokenizer.warnings + identity_warnings(
+            tokenizer.text, config.family, luggage.get("tokenizer_config") or {}, tokenizer.where)
     return ModelInput(config, opened, luggage, tokenizer.digest if tokenizer else None, warnings)
 
 
@@ -132,36 +140,32 @@ def find_tokenizer(dataset, opened=None, given=None):
     if given:
         return load_tokenizer(given)
     if opened and opened.tokenizer_json:
-        return from_json(opened.tokenizer_json, f"{opened.path}: tokenizer.json")
+        settings = opened.metadata.get("tokenizer_config")
+        return from_json(opened.tokenizer_json, f"{opened.path}: tokenizer.json",
+                         settings if isinstance(settings, dict) else None)
     folder = Path(dataset)
     beside = (folder if folder.is_dir() else folder.parent) / "tokenizer.json"
     return load_tokenizer(beside) if beside.is_file() else None
 
 
 def tokenizer_luggage(tokenizer, config, before):
-    """Metadata keys of a tokenizer; ids that end a text stay those of the model, if it has any.
+    """Metadata keys of a tokenizer and of its tokenizer_config.json.
 
+    before: the model's; its special ids and its tokenizer_config.json stay, if it has any.
     Errors: LoadError if the tokenizer has more ids than the model.
     """
     keys = tokenizer_keys(tokenizer.text, tokenizer.where, config.vocab_size)
-    if "tokenizer.eos_token_id" not in before and tokenizer.eos_id is not None:
-        keys |= special_id_keys({"eos_token_id": tokenizer.eos_id}, {}, {}, {})
-    return keys
+    settings = tokenizer.settings | {"eos_token": tokenizer.eos_token}
+    keys |= special_id_keys({}, {}, settings, tokenizer.vocabulary)
+    if "tokenizer_config" not in before and tokenizer.settings:
+        keys |= companions.settings_keys(tokenizer.settings)
+    return keys | {key: before[key] for key in before if key.endswith(("_token_id", "_token_ids"))}
 
 
 def luggage_of(opened):
-    """What a checkpoint takes over from the model that it continues, beside its weights.
-
-    A Hugging Face folder names the ids that end a text in its JSON files, an .apr in metadata.
-    """
-    found = {key: value for key, value in opened.metadata.items()
-             if (key.startswith("tokenizer.") or key in LUGGAGE) and value is not None}
-    if isinstance(opened.source, HfModel):
-        texts = [opened.source.json(f"{name}.json") or {}
-                 for name in ("config", "generation_config", "tokenizer_config")]
-        tokens = token_ids(opened.tokenizer_json, opened.path) if opened.tokenizer_json else {}
-        found |= special_id_keys(*texts, tokens)
-    return found
+    """What a checkpoint takes over from the model that it continues, beside its weights."""
+    return {key: value for key, value in opened.metadata.items()
+            if (key.startswith("tokenizer.") or key in LUGGAGE) and value is not None}
 
 
 # ---------------------------------------------------------------- data

@@ -13,7 +13,8 @@ from ..backend import open_backend
 from ..data.audit import refuse_meaningless
 from ..data.batches import Windows, draw
 from ..data.shards import open_dataset
-from ..data.tokenizer import TokenizerStyleError, byte_alphabet
+from ..data.tokenizer import TokenizerStyleError
+from ..formats.tokenizer_style import byte_alphabet
 from ..model.instance import Model
 from ..model.rehearsal import refuse_unserved
 from .evaluate import evaluate, perplexity
@@ -49,7 +50,8 @@ def score(source, dataset_path, seq_length, batch_size, device, precision, drawn
     else:
         indices = range(min(len(windows), (max_batches or len(windows)) * batch_size))
     result = evaluate(model, windows, batch_size, indices)
-    nbytes = text_bytes(windows, indices, tokenizer, dataset.bytes_per_token)
+    separator = (dataset.manifest or {}).get("eos_token_id")
+    nbytes = text_bytes(windows, indices, tokenizer, dataset.bytes_per_token, separator)
     bits = result.loss_nats * result.tokens / math.log(2)
     ppl = perplexity(result.loss_nats)
     return {"schema": SCHEMA, "model": str(source.path), "dataset": str(dataset_path),
@@ -62,11 +64,16 @@ def score(source, dataset_path, seq_length, batch_size, device, precision, drawn
             "warnings": warnings + list(dataset.warnings) + short_shards(windows)}
 
 
-def text_bytes(windows, indices, tokenizer, mean):
-    """UTF-8 bytes that the target tokens of these windows stand for, or None."""
+def text_bytes(windows, indices, tokenizer, mean, separator=None):
+    """UTF-8 bytes that the target tokens of these windows stand for, or None.
+
+    separator: id between the documents, where it is not the tokenizer's end of text.
+    """
     if tokenizer is None:
         return mean and mean * len(indices) * windows.seq_length
     sizes = token_bytes(tokenizer)
+    if type(separator) is int and 0 <= separator < len(sizes):
+        sizes[separator] = 0
     return sum(int(sizes[targets[targets < len(sizes)]].sum())
                for targets in (windows[i][1:] for i in indices))
 
