@@ -1,4 +1,4 @@
-"""Control tokens that a text mentions: text in a corpus unless asked for, and counted either way."""
+"""Control tokens that a text mentions are text in a corpus unless asked for; counted anyway."""
 import json
 import sys
 

@@ -78,8 +78,7 @@ def test_a_prefix_space_and_whole_words_of_the_vocabulary_are_compared_too(train
 
 def test_a_file_that_cannot_be_compared_is_said():
     text = json.dumps({"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}})
-    assert "cannot be compared" in identity_warnings(text, "qwen2", {}, "t")[0] or \
-        "reads other ids" in identity_warnings(text, "qwen2", {}, "t")[0]
+    assert "transformers 5" in identity_warnings(text, "qwen2", {}, "t")[0]
     panics = json.dumps(json.loads(small_tokenizer().text) | {"normalizer": {
         "type": "Precompiled"}})
     assert "cannot be compared" in identity_warnings(panics, "qwen2", {}, "t")[0]

@@ -2,17 +2,21 @@
 import sys
 
 try:
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 except ImportError:  # --help has to answer all the same
-    torch = AutoModelForCausalLM = AutoTokenizer = None
+    AutoModelForCausalLM = AutoTokenizer = None
+try:
+    import torch
+except ImportError:
+    torch = None
 
 __all__ = ["AutoModelForCausalLM", "AutoTokenizer", "require", "torch"]
 
 
-def require():
+def require(need_torch=True):
     """End the program with one line (exit 9) where they are missing."""
-    if torch is None:
-        print(f"error: {sys.argv[0]} needs torch and transformers; install them, or use an "
-              "interpreter that has them", file=sys.stderr)
+    if AutoTokenizer is None or need_torch and torch is None:
+        names = "torch and transformers" if need_torch else "transformers"
+        print(f"error: {sys.argv[0]} needs {names}; install them, or use an interpreter that has "
+              "them", file=sys.stderr)
         sys.exit(9)

@@ -137,7 +137,7 @@ def _encode_metadata(metadata):
     try:
         text = json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         raw = text.encode("utf-8")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise MetadataError(f"metadata cannot be written as JSON: {error}") from error
     if len(raw) > MAX_METADATA:
         raise MetadataError(f"{len(raw)} bytes of metadata, at most {MAX_METADATA} are written")

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..config import to_apr
 from ..dtypes import FLOATS
-from ..errors import CheckError, LoadError, NonFiniteError
+from ..errors import CheckError, FormatError, LoadError, NonFiniteError
 from .apr_writer import create_apr
 from .atomic import refuse_existing, replace_folder, write_text
 from .chat_templates import FILE, FOLDER
@@ -140,16 +140,25 @@ def export_model(path, folder, dtype="keep", shard_size=None, force=False):
                                   lambda name: _payload(model, name, dtypes[name]))
             files, warnings = _json_files(model, dtypes, shapes, shards)
             for file, content in files.items():
-                text = content if isinstance(content, str) else json.dumps(
-                    content, indent=2, ensure_ascii=False) + "\n"
                 (out / file).parent.mkdir(exist_ok=True)
-                write_text(out / file, text)
+                write_text(out / file, _text(content, f"{path}: {file}"))
     written = sorted(p for p in Path(folder).rglob("*") if p.is_file())
     return {"schema": "aprnb-export-v1", "output": str(folder), "source": str(path),
             "tensors": len(dtypes), "dtypes": dict(Counter(dtypes.values())),
             "files": [str(p.relative_to(folder)) for p in written],
             "bytes": sum(p.stat().st_size for p in written), "notes": model.notes,
             "warnings": warnings}
+
+
+def _text(content, where):
+    """A file's text, of a text or of an object. Errors: FormatError if it has no UTF-8 JSON."""
+    try:
+        text = content if isinstance(content, str) else json.dumps(
+            content, indent=2, ensure_ascii=False) + "\n"
+        text.encode()
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: cannot be written: {error}") from error
+    return text
 
 
 def _exportable(model, name, dtype):
