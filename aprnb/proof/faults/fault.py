@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from ...errors import CheckError
 
-ROOMS = ("forward", "kernels", "building", "training", "files", "data", "gates", "generation",
-         "limits", "bench", "inputs", "stopping", "runs")
+ROOMS = ("forward", "kernels", "building", "training", "files", "data", "tokenizers", "gates",
+         "generation", "limits", "bench", "inputs", "stopping", "runs")
 """Modules of planted/, by what they spoil."""
 
 

@@ -4,6 +4,7 @@ from ..fault import fault
 AUDIT, BATCHES, CORPUS, CUTS, ENCODE, SHARDS, TOKENIZER = (
     f"aprnb/data/{part}.py" for part in ("audit", "batches", "corpus", "cuts", "encode", "shards",
                                          "tokenizer"))
+LIBRARY = "aprnb/formats/tokenizer_library.py"
 LEAVE_OUT_SHORT_END = """\
     finish_document()
     writer.close()
@@ -14,15 +15,16 @@ LEAVE_OUT_SHORT_END = """\
 TOKENS = [
     fault("unknown-vocabulary-encoded", "a hex-byte vocabulary passes for a byte-level one",
           "reference",
-          cpu=[(TOKENIZER, "if not lacking and uses_byte_level(spec):", "if vocab:")]),
+          cpu=[("aprnb/formats/tokenizer_style.py",
+                "if not lacking and uses_byte_level(spec):", "if vocab:")]),
     fault("own-pre-tokeniser", "words are cut as GPT-2 cuts them, whatever the file says",
           "reference 0.72.3",
-          cpu=[(TOKENIZER, "    library.no_padding()\n",
+          cpu=[(LIBRARY, "    library.no_padding()\n",
                 "    library.no_padding()\n    library.pre_tokenizer = "
                 "tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)\n")]),
     fault("saved-max-length-kept", "a max_length in the file cuts documents without a word",
           "ours: tokenizer.json of many models holds 512",
-          cpu=[(TOKENIZER, "    library.no_truncation()", "    library.get_vocab_size()")]),
+          cpu=[(LIBRARY, "    library.no_truncation()", "    library.get_vocab_size()")]),
     fault("special-tokens-in-the-corpus", "every piece of a corpus gets a begin-of-text token",
           "ours: a post-processor is meant for prompts",
           cpu=[(TOKENIZER, "add_special_tokens=False))\n        return [[i for",

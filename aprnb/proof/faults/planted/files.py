@@ -5,6 +5,7 @@ CONFIG, MODEL = "aprnb/config.py", "aprnb/model/instance.py"
 READER, WRITER, LAYOUT = (f"aprnb/formats/apr_{part}.py" for part in ("reader", "writer", "layout"))
 ATOMIC, CONVERT, OPENED = (f"aprnb/formats/{part}.py" for part in ("atomic", "convert",
                                                                    "model_file"))
+COMPANIONS = "aprnb/formats/companions.py"
 TENSORS, NAMES, STATS = (f"aprnb/formats/{part}.py" for part in ("tensors", "names", "stats"))
 
 CONTAINER = [
@@ -127,11 +128,12 @@ IMPORT = [
                 "if np.isnan(rounded[np.isfinite(piece)].astype(np.float32)).any():")]),
     fault("chat-template-dropped", "import leaves the chat template behind",
           "ours: the model answers and nobody sees why so badly",
-          cpu=[(CONVERT, '    keys["chat_template"] = chat_template(model)\n', "")]),
+          cpu=[(COMPANIONS, "\"chat_template\": templates.pop(DEFAULT, None), ",
+                "\"chat_template\": templates.pop(DEFAULT, None) and None, ")]),
     fault("chat-template-of-another-name", "of several named templates the first is taken",
           "ours: a template for tools answers a chat",
-          cpu=[(OPENED, 'if isinstance(t, dict) and t.get("name") == "default"), None)',
-                "if isinstance(t, dict)), None)")]),
+          cpu=[(COMPANIONS, "\"chat_template\": templates.pop(DEFAULT, None), ",
+                "\"chat_template\": templates.pop(next(iter(templates), DEFAULT), None), ")]),
 ]
 
 ARCHITECTURE = [
