@@ -89,7 +89,7 @@ def test_added_tokens_are_taken_over_and_named_ones_follow_the_vocabulary(tmp_pa
         eos_token="<|b|>", pad_token={"content": "<|pad|>"},
         additional_special_tokens=["<|x|>"], unk_token=None))
     want = {"<|a|>": 1024, "<|b|>": 1025, "<|pad|>": 1026, "<|x|>": 1027}
-    assert {token: tokenizer.vocabulary[token] for token in want} == want
+    assert {token: tokenizer.vocabulary.get(token) for token in want} == want
     assert tokenizer.controls == {t: i for t, i in want.items() if t != "<|a|>"}
     assert (tokenizer.eos_token, tokenizer.size) == ("<|b|>", 1028)
     listed["1030"] = listed.pop("1025")
@@ -143,6 +143,14 @@ def test_end_of_text_is_what_the_files_beside_the_tokenizer_name(tmp_path, files
     folder = llama3(tmp_path / "t", **files)
     assert load_tokenizer(folder).eos_token == want
     assert load_tokenizer(folder / "tokenizer.json").eos_token == want
+
+
+def test_a_file_of_another_name_is_meant_where_no_tokenizer_json_is(tmp_path):
+    folder = llama3(tmp_path / "t", {"eos_token": "<|stop|>"})
+    (folder / "other.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    assert load_tokenizer(folder / "other.json").eos_token is None
+    (folder / "tokenizer.json").unlink()
+    assert load_tokenizer(folder / "other.json").eos_token == "<|stop|>"
 
 
 def test_a_token_that_is_named_and_not_there_is_said(tmp_path):

@@ -110,6 +110,8 @@ class Tokenizer:
 
     def taking_special_tokens_as(self, what):
         """A twin for which control tokens that a corpus mentions are "text" or "control"."""
+        if what == self.special_tokens:
+            return self
         twin = self.copy()
         twin.special_tokens = what
         twin._parse_special_tokens(what == "control")

@@ -47,7 +47,9 @@ def read_tokenizer(path):
         raise NotFoundError(f"{path}: no such tokenizer; need a tokenizer.json, or a folder with "
                             "tokenizer.json or with vocab.json and merges.txt")
     if path.is_file() and path.name != "tokenizer.json":
-        return TokenizerFiles(read_text(path), path, {}, {})  # its neighbours speak of another
+        another = (path.parent / "tokenizer.json").is_file()  # of which the neighbours speak
+        return TokenizerFiles(read_text(path), path, {} if another else settings_of(path.parent),
+                              {})
     folder = path.parent if path.is_file() else path
     if not holds_tokenizer(folder):
         raise NotFoundError(f"{path}: holds no tokenizer; need tokenizer.json, or vocab.json and "
