@@ -84,7 +84,7 @@ def test_no_library_hides_the_stop(monkeypatch):
     class Interrupted_while_it_loads:
         def from_str(self, text):
             send(signal.SIGTERM)
-    monkeypatch.setattr(tokenizer.tokenizers, "Tokenizer", Interrupted_while_it_loads())
+    monkeypatch.setattr("tokenizers.Tokenizer", Interrupted_while_it_loads())
     with pytest.raises(KeyboardInterrupt), Interrupt() as here:
         with pytest.raises(BaseException) as raised:
             tokenizer.from_json(text)

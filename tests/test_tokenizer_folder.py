@@ -2,6 +2,7 @@
 import json
 
 import hf_fixture as hf
+import numpy as np
 import pytest
 import tokenizers
 from corpora import small_tokenizer, stdlib_texts
@@ -165,7 +166,7 @@ def encoded(tmp_path, folder, **options):
         (tmp_path / "src" / f"{i}.py").write_bytes(text.encode())
     manifest, _ = encode_corpus(Corpus([tmp_path / "src"]), load_tokenizer(folder),
                                 tmp_path / "out", EncodeOptions(**options), force=True)
-    return manifest, open_dataset(tmp_path / "out").shards[0]
+    return manifest, np.asarray(open_dataset(tmp_path / "out").shards[0][:])
 
 
 def test_documents_are_separated_by_the_token_that_is_named_or_asked_for(tmp_path):
