@@ -10,6 +10,7 @@ from corpora import small_tokenizer
 
 from aprnb import interrupt
 from aprnb.cli import main
+from aprnb.data.tokenizer import from_json
 from aprnb.errors import Interrupted
 from aprnb.interrupt import Interrupt
 
@@ -78,7 +79,7 @@ def test_hup_that_was_ignored_stays_ignored():
 def test_no_library_hides_the_stop(monkeypatch):
     """Code that turns every Exception into "a bad tokenizer" must not meet it, and a library that
     wraps what was raised in its callbacks does not change how the program ends."""
-    from aprnb.data import tokenizer
+    import tokenizers
     text = small_tokenizer().text
 
     class Interrupted_while_it_loads:
@@ -87,7 +88,7 @@ def test_no_library_hides_the_stop(monkeypatch):
     monkeypatch.setattr("tokenizers.Tokenizer", Interrupted_while_it_loads())
     with pytest.raises(KeyboardInterrupt), Interrupt() as here:
         with pytest.raises(BaseException) as raised:
-            tokenizer.from_json(text)
+            from_json(text)
         assert raised.type is Interrupted and here.requested == "SIGTERM"
         raise raised.value
     with pytest.raises(BaseException) as raised:
