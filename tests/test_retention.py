@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import processes
@@ -296,17 +297,39 @@ def test_a_folder_that_is_renamed_is_followed(tmp_path):
     assert json.loads((tmp_path / "elsewhere/summary.json").read_text()) == report
 
 
-def test_a_folder_renamed_in_the_middle_of_a_write_is_followed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("file", ["state-000008.apr", "epoch-000.apr", "epoch-000.metadata.json",
+                                  "loss.svg", "summary.json"])
+def test_a_folder_renamed_around_any_write_is_followed(tmp_path, monkeypatch, file, when):
     whole = train(tmp_path, "whole")
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
 
-    def rename(old, new, real=os.replace):
-        if str(new).endswith("state-000008.apr") and (tmp_path / "run").exists():
-            os.rename(tmp_path / "run", tmp_path / "elsewhere")
-        return real(old, new)
-    monkeypatch.setattr(os, "replace", rename)
+    def replace(old, new, real=os.replace):
+        hit = str(new).startswith(f"{run}/") and str(new).endswith(file)
+        if hit and when == "before":
+            os.rename(run, elsewhere)
+        real(old, new)
+        if hit and when == "after":
+            os.rename(run, elsewhere)
+    monkeypatch.setattr(os, "replace", replace)
     report = followed(tmp_path)
-    assert numbers(report) == numbers(whole) and not (tmp_path / "run").exists()
-    assert state(tmp_path / "elsewhere") == state(tmp_path / "whole")
+    assert report["status"] == "COMPLETED" and numbers(report) == numbers(whole)
+    assert not run.exists() and state(elsewhere) == state(tmp_path / "whole")
+    assert json.loads((elsewhere / "summary.json").read_text()) == report
+    for path in (report["checkpoint"], report["best"]["checkpoint"], report["loss_svg"]):
+        assert path.startswith(f"{elsewhere}/") and os.path.isfile(path)
+
+
+def test_a_folder_renamed_while_old_states_are_removed_is_followed(tmp_path, monkeypatch):
+    whole = train(tmp_path, "whole", keep=1)
+
+    def unlink(path, *args, real=Path.unlink, **kwargs):
+        if path.name == "state-000008.apr" and (tmp_path / "run").exists():
+            os.rename(tmp_path / "run", tmp_path / "elsewhere")
+        real(path, *args, **kwargs)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert numbers(followed(tmp_path, keep=1)) == numbers(whole)
+    assert kept(tmp_path / "elsewhere", "state") == [20]
 
 
 def test_a_folder_that_is_removed_ends_the_run_and_is_not_made_again(tmp_path):

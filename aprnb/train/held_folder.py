@@ -57,9 +57,10 @@ class HeldFolder:
 
     def here(self, path):
         """A path inside the folder by any name that it had, under its present one."""
+        now = self.path  # follows first, so that every name it had is known
         for old in self._left:
             if isinstance(path, Path) and path.is_relative_to(old):
-                return self.path / path.relative_to(old)
+                return now / path.relative_to(old)
         return path
 
     def _is_held(self, path):

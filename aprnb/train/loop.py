@@ -212,10 +212,10 @@ class Loop:
                 self.durably(os.replace, state, path)  # an evaluation found it bad
             else:
                 self._write_state(path)
-            detail = f"{detail}; its state is {path}"
+            detail = f"{detail}; its state is {self.folder.here(path)}"
         except NonFiniteError as error:  # the weights themselves are bad
             detail = f"{detail}; {error}"
-        self.folder.prune_aborted()
+        self.durably(self.folder.prune_aborted)
         good = self.folder.newest_state()
         if self.checkpoint and not self.checkpoint.exists():
             self.checkpoint = good
@@ -294,8 +294,8 @@ class Loop:
                                   at.wall_seconds, at.tokens_seen, at.grad_norm_max)
         self.durably(write_checkpoint, path, self.model, self.luggage, self._facts(val_loss))
         self.durably(write_json, self.folder.epoch_metadata(at.epoch), metadata)
+        self.checkpoint = path = self.folder.epoch_file(at.epoch)  # renamed since, maybe
         self._require(gates.epoch_files([path, self.folder.epoch_metadata(at.epoch)]))
-        self.checkpoint = path
         best = self.folder.best(at.val_history_nats)
         self.note("checkpoint", path=str(path), val_loss_nats=val_loss, best_epoch=best["epoch"])
         self.console.epoch(at.epoch, metadata, self.ln_vocab_nats, path, best)
@@ -326,7 +326,7 @@ class Loop:
             if at.step > at.epoch_start or self.checkpoint is None:  # else the epoch's is newest
                 self.checkpoint = self.folder.here(path)
         if prune:
-            self.folder.prune(self.settings, at.val_history_nats)
+            self.durably(self.folder.prune, self.settings, at.val_history_nats)
 
     def _write_state(self, path):
         self.note("saving_state", path=str(path))
@@ -344,10 +344,11 @@ class Loop:
 
         Where the folder was renamed meanwhile, it is written there.
         """
+        where = self.folder.path
         try:
             write(*arguments)
         except (StorageError, NotFoundError, OSError) as error:
-            again = self.folder.rescued(arguments)
+            again = self.folder.rescued(arguments, where)
             if again:
                 self.durably(write, *again)
                 return

@@ -367,4 +367,6 @@ def _finish(loop, outcome, checked, began):
         "per_step_metrics": loop.metrics.read(),
     }
     loop.durably(write_json, loop.folder.summary, report)
+    if report["run_dir"] != str(loop.folder.path):  # renamed as this was written
+        return _finish(loop, outcome, checked, began)
     return report

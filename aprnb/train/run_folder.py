@@ -262,11 +262,11 @@ class RunFolder(HeldFolder):
         for file in self.numbered("aborted-*.apr")[:-1]:
             file.unlink()
 
-    def rescued(self, arguments):
+    def rescued(self, arguments, where):
         """The arguments of a write that failed, where it can be tried again; None if it cannot.
 
-        It can if the folder was renamed, or if ckpt/ was taken away, which is made anew. Errors:
-        StorageError if the folder was removed.
+        where: the folder as the write began. It can be tried again if the folder was renamed, or
+        if ckpt/ was taken away, which is made anew. Errors: StorageError if the folder was removed.
         """
         gone = not self.ckpt.is_dir()
         if gone:
@@ -274,7 +274,7 @@ class RunFolder(HeldFolder):
             self.tell(f"{self.ckpt} was removed or renamed while the run wrote it, with the states "
                       "and checkpoints that it held: made anew for those to come")
         again = [self.here(argument) for argument in arguments]
-        return again if gone or again != list(arguments) else None
+        return again if gone or where != self.path or again != list(arguments) else None
 
     def numbered(self, pattern):
         """Files in the order of the number in their names."""
