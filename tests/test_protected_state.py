@@ -1,5 +1,6 @@
 """The state decides: what the files beside it say otherwise is found before anything is written."""
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -219,6 +220,8 @@ def damaged(run, how):
     lines = path.read_text().splitlines(keepends=True)
     if how == "missing":
         return path.unlink()
+    if how == "replaced":  # as editors and sed -i write a file
+        path.unlink()
     if how == "empty":
         lines = []
     elif how == "key renamed":
@@ -310,7 +313,7 @@ def test_without_a_state_that_says_so_no_step_is_invented(tmp_path):
     assert np.array_equal(numbers[:, 0], [0, 1, 3])
 
 
-@pytest.mark.parametrize("how, word", [("torn", "changed"), ("missing", "removed or replaced"),
+@pytest.mark.parametrize("how, word", [("torn", "changed"), ("replaced", "removed or replaced"),
                                        ("empty", "changed"), ("line lost", "changed")])
 def test_records_that_are_damaged_while_the_run_writes_them(base, how, word):
     name = f"while {how}"
@@ -326,6 +329,26 @@ def test_records_that_are_damaged_while_the_run_writes_them(base, how, word):
     with pytest.raises(CheckError, match="--override metrics.jsonl"):
         longer(base, name)
     assert numbers(longer(base, name, overrides=["metrics.jsonl"])) == numbers(report)
+
+
+@pytest.mark.parametrize("files", [["metrics.jsonl"], ["events.jsonl"], ["config.json"],
+                                   ["metrics.jsonl", "events.jsonl", "config.json", "ckpt"]])
+@pytest.mark.parametrize("step", [9, 19])
+def test_files_that_are_removed_while_the_run_writes_them_are_put_back(tmp_path, files, step):
+    whole = train(tmp_path, "whole")
+
+    def remove(record):
+        for file in files if record["step"] == step else []:
+            path = tmp_path / "run" / file
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    watcher = Watcher(remove)
+    report = train(tmp_path, watcher=watcher)
+    assert numbers(report) == numbers(whole) and len(events(tmp_path / "run", "start")) == 1
+    said = [text for text in watcher.warnings if "removed while the run wrote there" in text]
+    assert len(said) == 1 and files[0] in said[0]
+    assert said[0] in [event["text"] for event in events(tmp_path / "run", "warning")]
+    again = train(tmp_path, resume=True, num_steps=22)
+    assert again["steps_recorded"] == 22 and numbers(again)[:20] == numbers(whole)
 
 
 def test_no_records_are_no_damage(tmp_path):

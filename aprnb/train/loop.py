@@ -329,6 +329,7 @@ class Loop:
             self.durably(self.folder.prune, self.settings, at.val_history_nats)
 
     def _write_state(self, path):
+        self.durably(self.folder.put_back, self.metrics, self.events)
         self.note("saving_state", path=str(path))
         self.durably(self.metrics.sync)
         self.durably(self.events.sync)

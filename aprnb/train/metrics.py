@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ..errors import CheckError, StorageError
+from ..formats.atomic import replace_file
 
 FIELDS = ("step", "loss_nats", "grad_norm", "lr", "tokens_per_sec", "mfu", "gpu_util_pct",
           "wall_ms", "data_wait_ms", "mem_peak_bytes")
@@ -92,6 +93,21 @@ class JsonLines:
         while part := os.pread(self._file, self.size - len(data), len(data)):
             data += part
         return data
+
+    def put_back(self, path):
+        """Make the file anew at `path` if nothing is there any more; whether that was so.
+
+        What it held is still known by its descriptor. Errors: StorageError.
+        """
+        self.path = path
+        if os.path.lexists(path):
+            return False
+        with replace_file(path) as file:
+            file.write(self.text())
+        os.close(self._file)
+        self._file = os.open(path, os.O_RDWR)
+        self._cut(os.fstat(self._file).st_size)
+        return True
 
     def _cut(self, size):
         os.ftruncate(self._file, size)

@@ -340,6 +340,7 @@ def _finish(loop, outcome, checked, began):
     be compared with.
     """
     at = loop.position
+    loop.durably(loop.folder.put_back, loop.metrics, loop.events)
     loop.draw()
     fault = loop.metrics.fault(loop.folder.metrics)
     if fault:

@@ -120,6 +120,7 @@ class RunFolder(HeldFolder):
         if self._held is None:
             self._hold()
             self.refuse_existing(force)  # another process may have been faster
+        self._config = config
         try:
             self._replace(config)
         except BaseException:  # Ctrl-C too: a run that never began leaves no folder
@@ -164,10 +165,24 @@ class RunFolder(HeldFolder):
             if LEFTOVER.fullmatch(file.name):
                 file.unlink()
         write_json(self.config, config)
+        self._config = config
 
     def logs(self, numbers=None, metrics_bytes=0):
         """(Records, events): records are cut to those of the resumed step, events are kept."""
         return Records(self.metrics, numbers, metrics_bytes), JsonLines(self.events)
+
+    def put_back(self, *logs):
+        """Make those files anew that were removed while the run goes on; what they held is known.
+
+        logs: JsonLines of the run. Errors: StorageError.
+        """
+        gone = [log.path.name for log in logs if log.put_back(self.path / log.path.name)]
+        if not os.path.lexists(self.config):
+            write_json(self.config, self._config)
+            gone.append(self.config.name)
+        if gone:
+            self.tell(f"{self.path}: {' and '.join(gone)} {'were' if gone[1:] else 'was'} removed "
+                      "while the run wrote there: put back with all that the run had written")
 
     # ------------------------------------------------------------ checkpoints
 
