@@ -147,6 +147,12 @@ def test_keys_that_cannot_be_overridden(base, key, error, word):
     assert contents(base / "whole") == before
 
 
+def test_an_override_of_a_run_that_auto_starts_is_said(tmp_path):
+    watcher = Watcher()
+    train(tmp_path, resume="auto", num_steps=1, overrides=["lr"], watcher=watcher)
+    assert [text for text in watcher.warnings if "--override lr: nothing to override" in text]
+
+
 def test_an_override_needs_a_resume(base):
     with pytest.raises(UsageError, match="needs --resume"):
         train(base, "new", overrides=["lr"])
@@ -371,6 +377,31 @@ def test_damaged_events_do_not_stop_a_resume_and_are_said(half):
     watcher = Watcher()
     longer(base, name, watcher=watcher)
     assert [t for t in watcher.warnings if "events.jsonl: is missing" in t]
+
+
+@pytest.mark.parametrize("tail, said", [(b"\0" * 512, True), (b"\x80junk", True),
+                                        (b'{"event": "che', False), (b'{"ev', False)])
+def test_an_end_of_events_that_is_cut_off_is_said_unless_it_is_torn(half, tail, said):
+    base, name = half
+    path = base / name / "events.jsonl"
+    before = path.read_bytes()
+    path.write_bytes(before + tail)
+    watcher = Watcher()
+    longer(base, name, watcher=watcher)
+    assert path.read_bytes().startswith(before + b'{"event": "resume"')
+    cut = f"events.jsonl: its last {len(tail)} bytes"
+    assert any(cut in text for text in watcher.warnings) == said
+
+
+def test_a_last_event_that_lacks_only_its_end_stays(half):
+    base, name = half
+    path = base / name / "events.jsonl"
+    before = path.read_bytes()
+    path.write_bytes(before[:-1])  # as some editors save it
+    watcher = Watcher()
+    longer(base, name, watcher=watcher)
+    assert path.read_bytes().startswith(before)
+    assert not [text for text in watcher.warnings if "events.jsonl" in text]
 
 
 @pytest.mark.parametrize("file", ["metrics.jsonl", "events.jsonl", "summary.json", "loss.svg"])

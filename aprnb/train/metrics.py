@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import CheckError, StorageError
 from ..formats.atomic import replace_file
 
+EVENT_BEGINS = b'{"event": '
 FIELDS = ("step", "loss_nats", "grad_norm", "lr", "tokens_per_sec", "mfu", "gpu_util_pct",
           "wall_ms", "data_wait_ms", "mem_peak_bytes")
 
@@ -46,6 +47,14 @@ def refuse_shorter(path, nbytes):
                          "with --init and the newest checkpoint")
 
 
+def is_object(line):
+    """Whether these bytes are one object of JSON."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 class JsonLines:
     """A file of one JSON object a line, appended to; a line is there as a whole or not at all."""
 
@@ -59,10 +68,19 @@ class JsonLines:
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             if keep_bytes is None:
-                keep_bytes = self.path.read_bytes().rfind(b"\n") + 1
+                keep_bytes = self._end_of_lines()
             self._cut(keep_bytes)
         except OSError as error:
             raise self._failed(error) from error
+
+    def _end_of_lines(self):
+        """Where the last whole line ends; one that lacks its end alone is given it."""
+        data = self.path.read_bytes()
+        end = data.rfind(b"\n") + 1
+        if not is_object(data[end:]):
+            return end
+        os.pwrite(self._file, b"\n", len(data))
+        return len(data) + 1
 
     def append(self, record):
         """Add one line. Errors: StorageError, with the file as it was before."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import CheckError
 from ..formats.atomic import replace_file
-from .metrics import FIELDS, JsonLines
+from .metrics import EVENT_BEGINS, FIELDS, JsonLines, is_object
 
 NUMBERS = FIELDS[:4]  # step, loss_nats, grad_norm, lr
 REBUILD = "--override metrics.jsonl"
@@ -226,24 +226,19 @@ def replace(folder, records):
 def read_events(path):
     """(objects, warnings) of events.jsonl, which a resume goes on writing whatever it holds.
 
-    The torn last line of a process that was killed is none of the warnings.
+    The torn last line of a process that was killed is cut off, which is none of the warnings.
     """
     try:
-        lines = path.read_bytes().split(b"\n")[:-1]
+        *lines, tail = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return [], [f"{path}: is missing; it is begun anew, what happened before is not in it"]
-    events, bad = [], []
-    for i, line in enumerate(lines, 1):
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            event = None
-        if isinstance(event, dict):
-            events.append(event)
-        else:
-            bad.append(i)
-    if not bad:
-        return events, []
-    more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-    return events, [f"{path}: line {bad[0]}{more} is no JSON object; the file is kept as it is, "
-                    "and written on"]
+    warnings = []
+    bad = [i for i, line in enumerate(lines, 1) if not is_object(line)]
+    if bad:
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        warnings.append(f"{path}: line {bad[0]}{more} is no JSON object; the file is kept as it "
+                        "is, and written on")
+    if not is_object(tail) and tail[:len(EVENT_BEGINS)] != EVENT_BEGINS[:len(tail)]:
+        warnings.append(f"{path}: its last {len(tail)} bytes are no line of a run; they are cut "
+                        "off")
+    return [json.loads(line) for line in [*lines, tail] if is_object(line)], warnings
