@@ -349,7 +349,9 @@ def test_files_that_are_removed_while_the_run_writes_them_are_put_back(tmp_path,
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     watcher = Watcher(remove)
     report = train(tmp_path, watcher=watcher)
-    assert numbers(report) == numbers(whole) and len(events(tmp_path / "run", "start")) == 1
+    assert numbers(report) == numbers(whole)
+    assert all((tmp_path / "run" / file).exists() for file in files)
+    assert len(events(tmp_path / "run", "start")) == 1
     said = [text for text in watcher.warnings if "removed while the run wrote there" in text]
     assert len(said) == 1 and files[0] in said[0]
     assert said[0] in [event["text"] for event in events(tmp_path / "run", "warning")]

@@ -294,7 +294,7 @@ class Loop:
                                   at.wall_seconds, at.tokens_seen, at.grad_norm_max)
         self.durably(write_checkpoint, path, self.model, self.luggage, self._facts(val_loss))
         self.durably(write_json, self.folder.epoch_metadata(at.epoch), metadata)
-        self.checkpoint = path = self.folder.epoch_file(at.epoch)  # renamed since, maybe
+        self.checkpoint = path = self.folder.epoch_file(at.epoch)  # it may have been renamed
         self._require(gates.epoch_files([path, self.folder.epoch_metadata(at.epoch)]))
         best = self.folder.best(at.val_history_nats)
         self.note("checkpoint", path=str(path), val_loss_nats=val_loss, best_epoch=best["epoch"])

@@ -4,7 +4,8 @@ from ..fault import fault
 CONSOLE, FOLDER, HELD, HORIZON, LOOP, RECORDS, RESUME, RUN, SCHEDULE, SETTINGS = (
     f"aprnb/train/{part}.py" for part in ("console", "run_folder", "held_folder", "horizon", "loop",
                                           "records", "resume", "run", "schedule", "settings"))
-ASIDE, CHECKPOINT = "aprnb/train/set_aside.py", "aprnb/train/checkpoint.py"
+ASIDE, CHECKPOINT, METRICS = (f"aprnb/train/{part}.py" for part in ("set_aside", "checkpoint",
+                                                                    "metrics"))
 
 RETENTION = [
     fault("best-epoch-pruned", "--keep N keeps the newest N, whatever their loss",
@@ -57,6 +58,16 @@ RETENTION = [
     fault("rename-in-a-write-not-tried-again", "a folder renamed during a write ends the run",
           "ours: a check before, none after",
           cpu=[(LOOP, "            if again:\n", "            if again is self:\n")]),
+    fault("epoch-judged-where-it-was", "an epoch written during a rename is sought at the old place",
+          "ours: a path kept from before the write",
+          cpu=[(LOOP, "self.checkpoint = path = self.folder.epoch_file(at.epoch)",
+                "self.checkpoint = path")]),
+    fault("summary-of-the-old-place", "summary.json names paths that a rename made untrue",
+          "ours: made before it was written",
+          cpu=[(RUN, 'if report["run_dir"] != str(loop.folder.path):', "if not report:")]),
+    fault("rename-while-pruning-ends-the-run", "old states that moved away end the run",
+          "ours: tried again only with other arguments",
+          cpu=[(FOLDER, "gone or where != self.path or again", "gone or again")]),
 ]
 
 STATE_DECIDES = [
@@ -94,7 +105,19 @@ STATE_DECIDES = [
     fault("lost-records-invented", "a lost loss is 0", "common: a default where null is meant",
           cpu=[(RECORDS, "*(None if math.isnan(v) else", "*(0.0 if math.isnan(v) else")]),
     fault("damaged-events-unsaid", "lines of events.jsonl that are none are passed over",
-          "ours: silence", cpu=[(RECORDS, "            bad.append(i)\n", "            pass\n")]),
+          "ours: silence", cpu=[(RECORDS, "if not is_object(line)]\n    if bad", "if not line]\n    if bad")]),
+    fault("end-of-events-cut-unsaid", "zeros or junk at the end of events.jsonl vanish",
+          "ours: taken for the torn line of a killed process",
+          cpu=[(RECORDS, "EVENT_BEGINS[:len(tail)]:", "tail[:len(EVENT_BEGINS)]:")]),
+    fault("last-event-without-end-cut", "a whole last event is cut off for its missing newline",
+          "ours: lines counted by their ends", cpu=[(METRICS, "        if not is_object(data[end:]):",
+                                                     "        if end <= len(data):")]),
+    fault("removed-files-not-put-back", "records removed while a run writes them are gone with it",
+          "ours: found at the next resume, when nobody knows them any more",
+          cpu=[(METRICS, "        if os.path.lexists(path):", "        if path:")]),
+    fault("removed-config-not-put-back", "config.json removed while a run goes on stays away",
+          "ours: found at the next resume", cpu=[(FOLDER, "if not os.path.lexists(self.config):",
+                                                  "if not self._config:")]),
 ]
 
 LONGER = [
