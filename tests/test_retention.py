@@ -210,6 +210,8 @@ def test_auto_and_plain_resume_on_the_command_line(tmp_path):
         assert result.returncode == 0, result.stderr
     result = aprnb_here("pretrain", "--resume", "--run-dir", tmp_path / "run", "--quiet")
     assert result.returncode == 0 and "2 steps" in result.stdout
+    refused(aprnb_here("pretrain", "--run-dir", tmp_path / "typo", "--resume", "auto"), 2,
+            "typo holds no state, so a new run starts: --dataset is needed")
     refused(aprnb_here("pretrain", "--run-dir", tmp_path / "run", "--resume", "7"), 3,
             "--resume 7", "state-000002.apr")
 

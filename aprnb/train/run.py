@@ -93,7 +93,11 @@ def _planned(given, folder, resume, force, overrides):
             folder.warnings.append(f"{folder.path}: the run there saved nothing; it is replaced")
         folder.warnings += [f"--override {key}: nothing to override, a new run starts"
                             for key in overrides]
-        return _new(given, folder, again)
+        try:
+            return _new(given, folder, again)
+        except UsageError as error:
+            raise UsageError(f"--resume auto: {folder.path} holds no state, so a new run starts: "
+                             f"{error}") from error
     if not resume:
         if overrides:
             raise UsageError(f"--override {overrides[0]}: needs --resume; a new run has no state "
