@@ -219,6 +219,17 @@ def test_states_of_before_go_on(base, settings):
     assert numbers(longer(base, name)) == numbers(straight)
 
 
+def test_a_config_of_before_with_more_steps_keeps_the_horizon_of_the_state(base):
+    train(base, "before", num_steps=12)  # then a longer start that came to no state
+    older(base / "before")
+    edit(base / "before", num_steps=20)
+    watcher = Watcher()
+    report = train(base, "before", resume=True, watcher=watcher)
+    rates = [row["lr"] for row in report["per_step_metrics"]]
+    assert rates[12:] == rates[11:12] * 8 and rates[11] < rates[10]
+    assert [text for text in watcher.warnings if "--schedule-steps stays 12" in text]
+
+
 # ---------------------------------------------------------------- metrics.jsonl
 
 def damaged(run, how):

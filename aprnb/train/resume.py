@@ -48,7 +48,10 @@ def settle(given, overrides, folder, state):
                              "the file back")
         saved = {}
     stored, origins, notes = _stored(given, keys, folder, saved)
-    truth = stored | _complete(saved)
+    known = _complete(saved)
+    if stored["schedule_steps"] is None:  # a config.json of before: the horizon is the state's
+        stored["schedule_steps"] = known.get("schedule_steps") or stored["num_steps"]
+    truth = stored | known
     changes = _compare(given, keys, folder.config, stored, truth, state.path.name)
     try:
         Settings(**stored)

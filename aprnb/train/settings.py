@@ -271,8 +271,6 @@ def stored_settings(config, where):
             raise CheckError(f"{where}: settings.{name} is {row['value']!r}, need "
                              f"{_in_words(known[name])}; {EDITED}")
     values = {name: row["value"] for name, row in rows.items()}
-    if values["schedule_steps"] is None:
-        values["schedule_steps"] = values["num_steps"]
     return values, {name: row["from"] for name, row in rows.items()}
 
 
