@@ -10,7 +10,7 @@ import numpy as np
 import processes
 import pytest
 from corpora import stdlib_ids
-from runs import Watcher, aprnb_here, flags, numbers, refused, shards, state, train
+from runs import Watcher, aprnb_here, flags, leftovers, numbers, refused, shards, state, train
 
 from aprnb.errors import CheckError, NotFoundError, StorageError, UsageError
 from aprnb.train.run_folder import RunFolder
@@ -200,6 +200,27 @@ def test_auto_starts_again_where_a_start_came_to_no_state(tmp_path):
         file.unlink()
     with pytest.raises(CheckError, match="exists already"):  # epochs are not cleared
         train(tmp_path, resume="auto")
+
+
+@pytest.mark.parametrize("resume", ["auto", False])
+def test_a_start_that_was_killed_before_it_began_is_no_run_in_the_way(tmp_path, resume):
+    (tmp_path / "run/ckpt").mkdir(parents=True)
+    (tmp_path / "run/.config.json.4c5fb57c.tmp").write_text("{")
+    (tmp_path / "run/ckpt/.x.tmp").touch()
+    assert train(tmp_path, resume=resume, num_steps=1)["status"] == "COMPLETED"
+    assert not leftovers(tmp_path / "run")
+    (tmp_path / "run/.summary.json.4c5fb57c.tmp").write_text("{")
+    train(tmp_path, resume=True, num_steps=2)
+    assert not leftovers(tmp_path / "run")
+
+
+@pytest.mark.parametrize("file", ["notes.txt", ".notes.tmp", "ckpt/model.apr"])
+def test_a_folder_with_files_of_others_is_not_free(tmp_path, file):
+    (tmp_path / "run/ckpt").mkdir(parents=True)
+    (tmp_path / "run" / file).touch()
+    for resume in ("auto", False):
+        with pytest.raises(CheckError, match="is not a run"):
+            train(tmp_path, resume=resume)
 
 
 def test_auto_and_plain_resume_on_the_command_line(tmp_path):

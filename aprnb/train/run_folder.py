@@ -30,7 +30,8 @@ CONFIG_SCHEMA = "aprnb-pretrain-config-v1"
 OURS = ("config.json", "metrics.jsonl", "events.jsonl", "loss.svg", "summary.json")
 OURS_IN_CKPT = re.compile(r"(epoch|state|aborted)-\d+(\.apr|\.metadata\.json)")
 DAMAGED = re.compile(r"metrics\.jsonl\.damaged(-\d+)?")
-LEFTOVER = re.compile(r"\..+\.tmp")  # of a process that was killed while it wrote
+LEFTOVER = re.compile(r"\..+\.tmp")  # of a process that was killed while it wrote in ckpt/
+HALF_WRITTEN = re.compile(rf"\.({'|'.join(map(re.escape, OURS))})\.[0-9a-f]+\.tmp")
 STATES_KEPT = 2  # without --keep: one to go on from, and the one before
 
 
@@ -73,7 +74,7 @@ class RunFolder(HeldFolder):
         """
         if self.path.exists() and not self.path.is_dir():
             raise CheckError(f"{self.path}: is a file; choose another --run-dir")
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        if not self.path.is_dir() or self._is_free():
             return
         if not force:
             raise CheckError(f"{self.path}: {self._occupied()}")
@@ -84,6 +85,21 @@ class RunFolder(HeldFolder):
             if any(self._contains(way(name)) for way in (os.path.abspath, os.path.realpath)):
                 raise CheckError(f"{name}: lies in the run folder {self.path}, which --force would "
                                  "clear before it is used; choose another --run-dir, or copy it")
+
+    def _is_free(self):
+        """Whether nothing is there, or only what a start leaves that was killed before it began."""
+        inside = self.ckpt.iterdir() if self.ckpt.is_dir() else ()
+        return all(f == self.ckpt or HALF_WRITTEN.fullmatch(f.name) for f in self.path.iterdir()
+                   ) and all(LEFTOVER.fullmatch(f.name) for f in inside)
+
+    def _sweep(self):
+        """Remove what killed processes left half-written."""
+        for file in list(self.path.iterdir()):
+            if HALF_WRITTEN.fullmatch(file.name):
+                file.unlink()
+        for file in list(self.ckpt.iterdir()) if self.ckpt.is_dir() else ():
+            if LEFTOVER.fullmatch(file.name):
+                file.unlink()
 
     def _occupied(self):
         """What is there, and what can be done about it."""
@@ -130,6 +146,7 @@ class RunFolder(HeldFolder):
             raise
 
     def _replace(self, config):
+        self._sweep()
         with replace_file(self.config, force=True) as file:
             file.write(json.dumps(config, indent=2, allow_nan=False).encode() + b"\n")
             file.flush()
@@ -161,9 +178,7 @@ class RunFolder(HeldFolder):
     def go_on(self, config):
         """Prepare for the rest of a resumed run: what no longer holds goes away."""
         self.summary.unlink(missing_ok=True)
-        for file in list(self.ckpt.iterdir()):
-            if LEFTOVER.fullmatch(file.name):
-                file.unlink()
+        self._sweep()
         write_json(self.config, config)
         self._config = config
 
