@@ -27,7 +27,8 @@ SMALL = (  # test, hardware, binding, the verdict and what its reason says
     ("test_in_the_simulator", "simulator", {}, "DISCHARGED", ""),
     ("test_in_the_simulator", "cpu", {}, "RED", "no such test ran on cpu"),
     ("test_passes", "cpu", OF_A_RUN, "DISCHARGED", ""),
-    ("test_passes", "cpu", LOSS | {"run": "summary.json:worst"}, "RED", "says no summary.json:worst"),
+    ("test_passes", "cpu", LOSS | {"run": "summary.json:worst"}, "RED",
+     "says no summary.json:worst"),
     ("test_passes", "cpu", OF_A_RUN | GATE, "RED", "outside its gate 0.05 to 1.2"),
 )
 
