@@ -1,8 +1,11 @@
 """Signals: what the first, a second of the same event and a later one do, and who may hide them."""
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
+import weakref
 
 import processes
 import pytest
@@ -18,6 +21,15 @@ from aprnb.interrupt import Interrupt
 def send(*numbers):
     for number in numbers:
         os.kill(os.getpid(), number)
+
+
+@contextlib.contextmanager
+def goes_on():
+    """Nothing in here stops at once; pytest would take that for a Ctrl-C of its own."""
+    try:
+        yield
+    except Interrupted as error:
+        pytest.fail(str(error))
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2",
@@ -125,6 +137,82 @@ def test_every_verb_ends_with_130_and_one_message(tmp_path, number):
     assert err.splitlines() == [f"error: interrupted by {number.name}; nothing half-written was "
                                 "left"]
     assert sorted(os.listdir(tmp_path)) == ["corpus.txt", "tokenizer.json"]
+
+
+@pytest.mark.parametrize("armed", [False, True])
+def test_a_stop_that_is_swallowed_is_raised_again(capfd, armed):
+    """Python drops what is raised in a callback of a weak reference, as the importer has them."""
+    class Thing:
+        pass
+    thing, went_on = Thing(), False
+    reference = weakref.ref(thing, lambda _: send(signal.SIGTERM))  # noqa: F841
+    with pytest.raises(Interrupted), Interrupt() as interrupted:
+        if armed:
+            interrupted.arm()
+        with interrupted.at_once():
+            del thing
+            threading.Event().wait(30)  # only if it is not raised again
+            went_on = True
+    assert not went_on
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_stop_that_is_under_way_is_not_raised_again(monkeypatch):
+    """What clears up takes its time."""
+    monkeypatch.setattr(interrupt, "RAISE_AGAIN_S", 0.01)
+    cleared = False
+    with pytest.raises(Interrupted), Interrupt():
+        try:
+            send(signal.SIGTERM)
+        finally:
+            threading.Event().wait(0.2)
+            cleared = True
+    assert cleared
+
+
+def test_the_kernel_repeats_xcpu_every_second_and_the_minutes_are_no_second_signal(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(interrupt.time, "monotonic", lambda: now)
+    with goes_on(), Interrupt() as armed:
+        armed.arm()
+        for now in (100.0, 102.0, 104.0):
+            send(signal.SIGXCPU)
+    with goes_on(), Interrupt() as armed:
+        armed.arm()
+        send(signal.SIGUSR2)
+        now = 106.0
+        armed._over("--max-minutes 1")
+        assert armed.requested == "SIGUSR2"
+    with Interrupt() as armed:
+        armed.arm()
+        with goes_on():
+            armed._over("--max-minutes 1")
+            now = 108.0
+            send(signal.SIGTERM)
+        assert armed.requested == "--max-minutes 1"
+        now = 110.0
+        with pytest.raises(Interrupted, match=r"twice \(SIGTERM, then SIGINT\)"):
+            send(signal.SIGINT)
+
+
+def test_the_rest_of_an_event_may_come_after_the_run():
+    """SIGHUP behind SIGTERM must not cut the report short."""
+    with goes_on(), Interrupt():
+        with Interrupt() as run:
+            run.arm()
+            send(signal.SIGTERM)
+        send(signal.SIGHUP)
+
+
+def test_no_signal_reaches_a_process_that_is_not_to_decide():
+    with interrupt.unasked():
+        child = subprocess.Popen([sys.executable, "-SEc", "print(input())"], text=True,
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    for number in interrupt.SIGNALS:
+        child.send_signal(number)
+    assert child.communicate("it goes on\n") == ("it goes on\n", None)
+    with pytest.raises(Interrupted), Interrupt():
+        send(signal.SIGTERM)
 
 
 def test_the_command_line_outside_the_main_thread_handles_no_signal():

@@ -140,6 +140,20 @@ def keys():
     return [("convert_kernel", s, "sm_80") for s in ("f1 h1", "h1 f1", "f1 f1", "h1 h1")]
 
 
+def test_workers_leave_signals_to_their_caller(monkeypatch):
+    """A terminal and a service manager send them to every process of a job."""
+    from aprnb.interrupt import SIGNALS
+    from aprnb.kernels import workers
+    say = workers._Worker.say
+
+    def signalled(worker, value):
+        for number in SIGNALS:
+            worker.process.send_signal(number)
+        say(worker, value)
+    monkeypatch.setattr(workers._Worker, "say", signalled)
+    assert sorted(key for key, _ in workers.build_many(keys()[:2], 2)) == sorted(keys()[:2])
+
+
 def test_a_worker_that_is_killed_is_told_truly(monkeypatch):
     from aprnb.kernels import workers
     from aprnb.kernels.build import BuildError

@@ -7,7 +7,6 @@ of machine code, or {"error", "exit_code"}.
 import importlib
 import json
 import os
-import signal
 import sys
 import traceback
 
@@ -17,7 +16,6 @@ from .build import BuildError, build, entry_named
 
 def main():
     """Serve until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
     # a library that prints must not answer for us
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

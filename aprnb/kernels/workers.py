@@ -14,6 +14,7 @@ import sys
 from collections import deque
 from pathlib import Path
 
+from ..interrupt import unasked
 from .build import BuildError, build, entry_named
 from .cubin import read_cubin
 
@@ -99,9 +100,10 @@ class _Worker:
 
     def __init__(self, modules):
         self.key = None
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", START, HOME, *sys.path], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, env={**os.environ, "CUDA_CACHE_DISABLE": "1"})
+        with unasked():  # it ends with its input
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", START, HOME, *sys.path], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, env={**os.environ, "CUDA_CACHE_DISABLE": "1"})
         self.say(modules)
 
     def fileno(self):
