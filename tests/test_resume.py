@@ -257,6 +257,28 @@ def test_a_second_signal_stops_in_the_middle_of_a_write_and_leaves_nothing_half(
     assert numbers(train(base, "twice", resume=True)) == numbers(report)
 
 
+def test_a_signal_in_a_long_step_is_answered_at_once(whole, monkeypatch):
+    """The step is taken back, with its place in the data, also where a new pass begins."""
+    from aprnb.train.step import Trainer
+    base, report = whole
+    gradients = Trainer.gradients
+    for step in (0, 7, 8):
+
+        def long(trainer, *batch):
+            if trainer.step == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise AssertionError("the step went on")
+            return gradients(trainer, *batch)
+        monkeypatch.setattr(Trainer, "gradients", long)
+        first = train(base, f"long{step}")
+        assert (first["status"], first["exit_code"], first["steps_recorded"]) == (
+            "INTERRUPTED", 130, step)
+        monkeypatch.undo()
+        again = train(base, f"long{step}", resume=True)
+        assert numbers(again) == numbers(report)
+        assert state(base / f"long{step}") == state(base / "whole")
+
+
 def test_two_signals_of_one_event_leave_a_state(whole):
     """systemd sends SIGTERM and SIGHUP together, a closed terminal SIGHUP twice."""
     base, report = whole

@@ -135,6 +135,20 @@ def test_a_run_that_was_stopped_by_bad_steps_stops_again_when_resumed(base, monk
         assert again["steps_recorded"] == 3
 
 
+@pytest.mark.parametrize("bad, given", [({4}, {"on_nonfinite": "stop"}), ({2, 3, 4}, {})])
+def test_a_resume_does_not_complete_a_run_that_bad_steps_stopped_at_its_end(
+        base, monkeypatch, bad, given):
+    name = f"last{len(bad)}"
+    faulty(monkeypatch, (math.nan, 1.0), bad)
+    first = train(base, name, num_steps=4, steps_per_epoch=9, **given)
+    monkeypatch.undo()
+    again = train(base, name, resume=True)
+    for key in ("status", "exit_code", "detail", "steps_recorded", "gates"):
+        assert again[key] == first[key], key
+    assert (again["status"], again["exit_code"]) == ("ABORTED", 8)
+    assert train(base, name, resume=True, num_steps=5)["status"] == "COMPLETED"
+
+
 def test_the_first_loss_stands_beside_a_guess_also_when_step_0_was_skipped(base, monkeypatch):
     faulty(monkeypatch, (math.nan, 1.0), {1})
     said = aprnb_here("pretrain", *flags(base, "late", num_steps=2)).stdout

@@ -27,12 +27,12 @@ from .introduce import beside_uniform
 from .metrics import FIELDS, JsonLines, event, step_record
 from .outcome import Stop
 from .plot import loss_svg
-from .position import Position
+from .position import Position, at_stake
 from .records import Records
 from .run_folder import RunFolder
 from .schedule import Schedule
 from .settings import Settings
-from .step import Trainer
+from .step import Trainer, next_gradients
 
 SKIPS_IN_A_ROW = 3  # non-finite steps after which a run stops although it may skip
 
@@ -70,13 +70,15 @@ class Loop:
         self.folder.tell = self._tell
         self._saved = asdict(self.position) if self.checkpoint else None
         """The position that the newest state holds."""
-        self.interrupt.at_stake = self._at_stake
+        self.interrupt.at_stake = lambda: at_stake(self.position, self._saved, self.folder)
 
     def run(self):
         """Train to the end. Returns an Outcome; errors of the disk and the data are raised."""
         settings, at = self.settings, self.position
         try:
             self._stop_without_patience()  # a resumed run that had ended so
+            if at.step >= settings.num_steps:
+                self._stop_after_bad_steps()  # as well
             if at.step == 0 and at.initial_val_nats is None:
                 self._begin()
             while True:
@@ -104,15 +106,6 @@ class Loop:
                    f"{self.position.step} of {self.settings.num_steps} steps; go on with --resume",
                    Interrupted.exit_code)
 
-    def _at_stake(self):
-        """What a stop at once would lose."""
-        if self._saved is None:
-            return f"all {self.position.step} steps, no state was saved yet"
-        steps = self.position.step - self._saved["step"]
-        newest = self.folder.state_file(self._saved["step"])
-        return (f"{steps} step{'' if steps == 1 else 's'}" if steps else "nothing") + (
-            f"; --resume goes on from {newest.name}")
-
     def _tell(self, text):
         """Say what became of the run folder; paths from now on are those that it has."""
         self.checkpoint = self.folder.here(self.checkpoint)
@@ -132,11 +125,14 @@ class Loop:
         has waited for the device, so the time of a step is true and only the last update's
         tail falls into the next one.
         """
-        at, settings = self.position, self.settings
-        began = time.perf_counter()
-        inputs, targets = self._batch()
-        waited = time.perf_counter() - began
-        loss, norm = self.trainer.gradients(inputs, targets)
+        at = self.position
+        began, passes = time.perf_counter(), self.stream.pass_number
+        try:
+            targets, waited, (loss, norm) = next_gradients(self.trainer, self.stream,
+                                                           self.interrupt)
+        except Interrupted:
+            self._stop_interrupted("")
+        self._judge_batch(targets, passes)
         lr = self.schedule.rate(at.step)
         step, at.step = at.step, at.step + 1
         at.tokens_seen += targets.size
@@ -155,10 +151,8 @@ class Loop:
         at.grad_norm_max = max(at.grad_norm_max, norm)
         at.wall_seconds += wall
 
-    def _batch(self):
-        """(inputs, targets) of the next batch; says when the data begin anew."""
-        passes = self.stream.pass_number
-        inputs, targets = next(self.stream)
+    def _judge_batch(self, targets, passes):
+        """Refuse a batch with gaps, say when the data begin anew."""
         self._require(gates.full_batch(int((targets >= 0).sum()),
                                        self.settings.batch_size * self.settings.seq_length))
         if self.stream.pass_number > passes:
@@ -166,7 +160,6 @@ class Loop:
             if self.stream.pass_number == 1:
                 self.console.note(f"end of the data at step {self.position.step}: a new pass "
                                   f"over them begins ({self.settings.order})")
-        return inputs, targets
 
     def _record(self, record):
         """Judge a step's record by gates 001 and 008, write it, show it."""
@@ -194,11 +187,17 @@ class Loop:
         at.skipped_in_a_row += 1
         self.note("skipped", skipped_step=step, gate=gate.as_json(), in_a_row=at.skipped_in_a_row)
         self.console.warn(f"step {step} skipped, weights unchanged: {gate.message}")
-        if self.settings.on_nonfinite == "stop":
-            self._abort_nonfinite(f"step {step}: {gate.message}")
-        if at.skipped_in_a_row >= SKIPS_IN_A_ROW:  # more, in a run that was resumed
-            self._abort_nonfinite(f"{at.skipped_in_a_row} steps in a row up to step {step}: "
-                                  f"{gate.message}")
+        self._stop_after_bad_steps()
+
+    def _stop_after_bad_steps(self):
+        """Stop with exit code 8 if no more are allowed."""
+        at = self.position
+        allowed = 1 if self.settings.on_nonfinite == "stop" else SKIPS_IN_A_ROW
+        if at.skipped_in_a_row < allowed:  # more than allowed, in a run that was resumed
+            return
+        many = f"{at.skipped_in_a_row} steps in a row up to " if at.skipped_in_a_row > 1 else ""
+        why = [g.message for g in self.gates.values() if g.id == "GATE-TRAIN-007" and not g.ok]
+        self._abort_nonfinite(": ".join([f"{many}step {at.step - 1}", *why[:1]]))
 
     def _abort_nonfinite(self, detail, when=""):
         """Stop with exit code 8, with a state to look at if the weights can still be written.

@@ -26,3 +26,15 @@ class Position:
     grad_norm_max: float = 0.0
     wall_seconds: float = 0.0
     """Of this epoch, without evaluation and checkpoints."""
+
+
+def at_stake(position, saved, folder):
+    """What a stop at once would lose, in words.
+
+    saved: the position of the newest state as a dict, None without one;  folder: RunFolder.
+    """
+    if saved is None:
+        return f"all {position.step} steps, no state was saved yet"
+    steps = position.step - saved["step"]
+    lost = f"{steps} step{'' if steps == 1 else 's'}" if steps else "nothing"
+    return f"{lost}; --resume goes on from {folder.state_file(saved['step']).name}"

@@ -7,12 +7,14 @@ The batch is cut into micro-batches that fit in memory. Each adds its share of t
 so the result does not depend on the cut. The first micro-batch overwrites the gradients.
 """
 import hashlib
+import time
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from ..dtypes import F32
+from ..errors import Interrupted
 
 PARTIALS = 1024  # parts, at most, of the gradient arena whose squares are summed separately
 PART_ELEMENTS = 4096  # and elements that a part has at least
@@ -146,3 +148,21 @@ def choose_micro_batch(model, batch_size, seq_length, recompute="none"):
     fitting = (n for n in range(batch_size, 1, -1) if batch_size % n == 0
                and model.activation_plan(n, seq_length, True, recompute).nbytes <= limit)
     return next(fitting, 1)
+
+
+def next_gradients(trainer, stream, interrupt):
+    """(targets, seconds until the batch was there, (loss, norm)) of a BatchStream's next batch.
+
+    However long it takes, an interrupt need not wait: nothing has changed yet but the place in the
+    data, and that goes back. Errors: Interrupted.
+    """
+    began = time.perf_counter()
+    before = {"pass_number": stream.pass_number, "position": stream.position}
+    try:
+        with interrupt.at_once():
+            inputs, targets = next(stream)
+            waited = time.perf_counter() - began
+            return targets, waited, trainer.gradients(inputs, targets)
+    except Interrupted:
+        stream.restore(stream.state() | before)
+        raise

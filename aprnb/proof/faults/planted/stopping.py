@@ -4,7 +4,7 @@ from ..fault import fault
 INTERRUPT = "aprnb/interrupt.py"
 ERRORS = "aprnb/errors.py"
 FRONT = "aprnb/cli/__init__.py"
-GATES, LOOP, RUN = (f"aprnb/train/{part}.py" for part in ("gates", "loop", "run"))
+GATES, LOOP, RUN, STEP = (f"aprnb/train/{part}.py" for part in ("gates", "loop", "run", "step"))
 
 STOPPING = [
     fault("warning-of-a-scheduler-unheard", "SIGUSR1 keeps its default, which kills",
@@ -35,8 +35,11 @@ STOPPING = [
           cpu=[(RUN, "if plan.settings.max_minutes:", "if not plan.settings.max_minutes and 0:")]),
     fault("bad-steps-counted-with-equals", "a count that a resume took past its limit is not seen",
           "ours: three bad steps in a row never stopped a resumed run",
-          cpu=[(LOOP, "if at.skipped_in_a_row >= SKIPS_IN_A_ROW:",
-                "if at.skipped_in_a_row == SKIPS_IN_A_ROW:")]),
+          cpu=[(LOOP, "if at.skipped_in_a_row < allowed:",
+                "if at.skipped_in_a_row != allowed:")]),
+    fault("bad-steps-at-the-end-forgotten", "a run that has no step left is COMPLETED",
+          "ours: exit 8, and resumed exit 0",
+          cpu=[(LOOP, "self._stop_after_bad_steps()  # as well", "pass  # as well")]),
     fault("patience-forgotten-by-a-resume", "patience is judged after an epoch only",
           "ours: every resume trained an epoch more",
           cpu=[(LOOP, "self._stop_without_patience()  # a", "pass  # a")]),
@@ -48,4 +51,34 @@ STOPPING = [
           cpu=[(RUN, 'read_position(plan.state).get("gates", [])', "[]")]),
 ]
 
-FAULTS = STOPPING
+SWALLOWED = [
+    fault("swallowed-stop-forgotten", "a stop is raised once, whoever drops it",
+          "common: Cython and callbacks drop what is raised in them",
+          cpu=[(INTERRUPT, "start_new_thread(insist, ())", "insist")]),
+    fault("stop-raised-into-clearing-up", "a stop is raised again while the program obeys it",
+          "ours: temporary files stay",
+          cpu=[(INTERRUPT, "if self._stop is stop and not _under_way(stop):",
+                "if self._stop is stop:")]),
+    fault("kernels-second-warning-stops-at-once", "SIGXCPU, repeated every second, is impatience",
+          "common: setrlimit(2), RLIMIT_CPU",
+          cpu=[(INTERRUPT, "return  # the kernel", "pass  # the kernel")]),
+    fault("minutes-count-as-a-signal", "a shutdown after --max-minutes ends a write",
+          "ours: both come at the end of a job's time",
+          cpu=[(INTERRUPT, "before, self._asked = self._asked,",
+                "before, self._asked = self.requested,")]),
+    fault("rest-of-an-event-is-a-new-one", "SIGHUP after the run cuts its report",
+          "ours: an event known to one context only",
+          cpu=[(INTERRUPT, "self._outer._first = self._first", "pass")]),
+    fault("long-step-deaf-to-signals", "a signal waits for the end of the step",
+          "ours: docker stop waits ten seconds, a step on a CPU minutes",
+          cpu=[(STEP, "with interrupt.at_once():", "if True:")]),
+    fault("abandoned-batch-not-read-again", "the place in the data stays behind the step given up",
+          "ours: a resumed run that leaves out a batch",
+          cpu=[(STEP, "stream.restore(stream.state() | before)", "pass")]),
+    fault("workers-hear-signals", "a closed terminal ends the processes that compile",
+          "ours: the build failed before the run could stop in order",
+          cpu=[(INTERRUPT, "signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)",
+                "signal.pthread_sigmask(signal.SIG_BLOCK, ())")]),
+]
+
+FAULTS = STOPPING + SWALLOWED
