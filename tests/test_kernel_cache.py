@@ -2,9 +2,12 @@
 invalidated by an edit."""
 import json
 import os
+import pwd
 import shutil
+import socket
 import time
 import warnings
+from contextlib import chdir
 from dataclasses import replace
 from hashlib import sha256
 
@@ -138,10 +141,166 @@ def test_a_file_of_others_is_replaced_and_a_folder_left_alone(disk, entry, cubin
     assert (stored.stat().st_mtime_ns != before) is kept
 
 
-def test_a_folder_like_tmp_may_hold_the_cache(disk, entry, cubin, stored, tmp_path):
-    """Nobody can rename or replace what is in a sticky folder and not his."""
-    (tmp_path / "cache").chmod(0o1777)
+@pytest.mark.parametrize("part", ["folder", "root"])
+def test_a_sticky_folder_holds_a_cache_and_is_none(disk, entry, cubin, stored, tmp_path, part):
+    """In a folder like /tmp everybody can make files: a private folder below it is believed."""
+    tmp_path.chmod(0o1777)
     assert said(lambda: disk.load(entry, "f1 h1", "sm_90a")) == (cubin, [])
+    path = {"folder": stored.parent, "root": tmp_path / "cache"}[part]
+    path.chmod(0o1777)
+    found, texts = said(lambda: disk.load(entry, "f1 h1", "sm_90a"))
+    assert found is None and len(texts) == 1 and f"{path} can be written" in texts[0]
+
+
+# ---------------------------------------------------------------- what lies under a kernel's name
+
+def make_socket(path):
+    with socket.socket(socket.AF_UNIX) as made, chdir(path.parent):
+        made.bind(path.name)
+
+
+def make_sparse(path):
+    with open(path, "xb") as made:
+        made.truncate(1 << 40)
+
+
+OBSTACLES = {"fifo": os.mkfifo, "socket": make_socket, "folder": os.mkdir, "huge": make_sparse,
+             "zero": lambda path: path.symlink_to("/dev/zero"),
+             "loop": lambda path: path.symlink_to(path)}
+
+
+@pytest.mark.parametrize("kind", OBSTACLES)
+def test_what_is_no_file_of_a_kernel_is_said_and_replaced(disk, entry, cubin, stored, kind):
+    """It neither holds up the reader nor fills the memory. A folder is left alone."""
+    stored.unlink()
+    OBSTACLES[kind](stored)
+    found, texts = said(lambda: [disk.load(entry, "f1 h1", "sm_90a") for _ in range(2)])
+    assert found == [None] * 2 and len(texts) == 1 and str(stored) in texts[0]
+    kept, texts = said(lambda: disk.store(entry, "f1 h1", "sm_90a", cubin))
+    assert kept is (kind != "folder") and len(texts) == (kind == "folder")
+    assert all(f"{stored}: is a folder" in text and "remove it" in text for text in texts)
+    assert disk.load(entry, "f1 h1", "sm_90a") == cubin
+    assert stored.is_file() is (kind != "folder")
+    assert disk.store(entry, "h1 f1", "sm_90a", cubin)  # the others are kept all the same
+
+
+@pytest.mark.parametrize("kind", OBSTACLES)
+def test_the_same_in_a_folder_that_was_named(disk, entry, named, kind):
+    named.unlink()
+    OBSTACLES[kind](named)
+    found, texts = said(lambda: disk.load(entry, "f1 h1", "sm_90a"))
+    assert found is None and len(texts) == 1 and str(named) in texts[0]
+
+
+def test_a_file_says_which_kernel_it_holds(disk, entry, cubin, stored):
+    """One that bears another kernel's name would run in its place."""
+    other = stored.with_name(disk._file_name(entry, "h1 f1", "sm_90a"))
+    shutil.copy(stored, other)
+    assert disk.load(entry, "h1 f1", "sm_90a") is None
+    assert disk.load(entry, "f1 h1", "sm_90a") == cubin
+
+
+@pytest.fixture
+def named(stored, tmp_path, monkeypatch):
+    """The same file in a folder that the user names, and nothing in the cache."""
+    stored.parent.rename(tmp_path / "carried")
+    monkeypatch.setenv("APRNB_KERNELS", str(tmp_path / "carried"))
+    return tmp_path / "carried" / stored.name
+
+
+@pytest.mark.parametrize("harm", ["cut", "renamed", "no name"])
+def test_an_unusable_file_of_a_named_folder_is_said(disk, entry, named, harm):
+    """No build would replace it."""
+    head, _, code = named.read_bytes().partition(b"\n")
+    facts = json.loads(head)
+    changed = {"cut": facts, "renamed": facts | {"file": "another"},
+               "no name": {name: facts[name] for name in facts if name != "file"}}[harm]
+    named.write_bytes(json.dumps(changed).encode() + b"\n" + code[:-1 if harm == "cut" else None])
+    found, texts = said(lambda: [disk.load(entry, "f1 h1", "sm_90a") for _ in range(2)])
+    assert found == [None] * 2 and len(texts) == 1 and "tools/build_kernels" in texts[0]
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o777])
+def test_a_named_folder_that_everybody_can_write_is_not_believed(disk, entry, named, mode):
+    named.parent.chmod(mode)
+    found, texts = said(lambda: disk.load(entry, "f1 h1", "sm_90a"))
+    assert found is None and len(texts) == 1 and f"{named.parent} can be written" in texts[0]
+
+
+def test_a_named_folder_that_others_could_put_there_is_not_believed(disk, entry, cubin, named,
+                                                                    tmp_path):
+    """Who can rename a folder can replace it, which nobody can in a folder like /tmp."""
+    tmp_path.chmod(0o1777)
+    assert said(lambda: disk.load(entry, "f1 h1", "sm_90a")) == (cubin, [])
+    tmp_path.chmod(0o777)
+    found, texts = said(lambda: disk.load(entry, "f1 h1", "sm_90a"))
+    assert found is None and len(texts) == 1 and f"{tmp_path} can be written" in texts[0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of two users need root")
+def test_a_file_in_a_named_folder_is_its_owners_ours_or_roots(disk, entry, cubin, named):
+    for folder, file, believed in ((65534, 65534, True), (65534, 0, True), (0, 65534, False),
+                                   (65534, 65533, False)):
+        os.chown(named.parent, folder, -1)
+        os.chown(named, file, -1)
+        found, texts = said(lambda: disk.load(entry, "f1 h1", "sm_90a"))
+        assert (found == cubin) is believed and len(texts) == (not believed)
+        assert all(f"{named} belongs to user {file}" in text for text in texts)
+        disk._said.clear()
+
+
+def test_a_name_of_a_folder_that_is_none_is_said(disk, entry, named, monkeypatch):
+    monkeypatch.setenv("APRNB_KERNELS", str(named))
+    found, texts = said(lambda: disk.load(entry, "f1 h1", "sm_90a"))
+    assert found is None and len(texts) == 1 and "APRNB_KERNELS" in texts[0]
+
+
+# ---------------------------------------------------------------- where it is
+
+@pytest.fixture
+def homeless(disk, monkeypatch):
+    """Neither $HOME nor an entry in /etc/passwd, as in a container under an arbitrary user id."""
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "APRNB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("variables", [{}, {"APRNB_CACHE": "~/kernels"},
+                                       {"XDG_CACHE_HOME": "~no user/c"}])
+def test_without_a_home_kernels_are_not_kept(disk, entry, cubin, homeless, tmp_path, variables):
+    for name, value in variables.items():
+        homeless.setenv(name, value)
+    homeless.chdir(tmp_path)
+    calls = [lambda: disk.load(entry, "f1 h1", "sm_90a"),
+             *(lambda s=s: disk.store(entry, s, "sm_90a", cubin) for s in ("f1 h1", "h1 f1"))]
+    results, texts = said(lambda: [call() for call in calls])
+    assert results == [None, False, False] and len(texts) == 1
+    assert "home" in texts[0] and "APRNB_CACHE" in texts[0]
+    assert disk.load(entry, "f1 h1", "sm_90a") is cubin and not list(tmp_path.iterdir())
+
+
+def test_a_named_folder_in_a_home_that_is_not_known_is_said(disk, entry, homeless, tmp_path):
+    homeless.setenv("APRNB_CACHE", str(tmp_path / "cache"))
+    homeless.setenv("APRNB_KERNELS", "~/kernels")
+    found, texts = said(lambda: [disk.load(entry, "f1 h1", "sm_90a") for _ in range(2)])
+    assert found == [None] * 2 and len(texts) == 1 and "APRNB_KERNELS" in texts[0]
+
+
+@pytest.mark.parametrize("name, below", [("APRNB_CACHE", ""), ("XDG_CACHE_HOME", "aprnb")])
+def test_a_tilde_is_the_home(disk, monkeypatch, tmp_path, name, below):
+    monkeypatch.delenv("APRNB_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(name, "~/kernels")
+    assert disk.make_folder().parent == tmp_path / "kernels" / below
+
+
+def test_a_tilde_in_the_name_of_built_kernels_is_the_home(disk, entry, cubin, named, monkeypatch):
+    monkeypatch.setenv("HOME", str(named.parents[1]))
+    monkeypatch.setenv("APRNB_KERNELS", f"~/{named.parent.name}")
+    assert disk.load(entry, "f1 h1", "sm_90a") == cubin
 
 
 def test_files_of_killed_processes_are_removed(disk, entry, cubin, stored):
@@ -149,7 +308,11 @@ def test_files_of_killed_processes_are_removed(disk, entry, cubin, stored):
     for file in (old, new):
         file.write_bytes(b"half")
     os.utime(old, (time.time() - 2 * disk.ABANDONED,) * 2)
-    disk.store(entry, "h1 f1", "sm_90a", cubin)
+    hindrance = stored.with_name(".x.tmp")
+    hindrance.mkdir()  # nobody's of ours: it stays, and hinders nothing
+    os.utime(hindrance, (0, 0))
+    stored.with_name(".link.tmp").symlink_to("nowhere")
+    assert said(lambda: disk.store(entry, "h1 f1", "sm_90a", cubin)) == (True, [])
     assert not old.exists() and new.exists()  # somebody may be writing that one
 
 

@@ -2,17 +2,17 @@
 
     <cache>/<tools>/<name>-<architecture>-<key>.kernel      one JSON line, then the machine code
 
-The key is a digest of the file that defines the kernel and of every file under kernels/ that it
-imports, directly or not, of build.py, which says how it is linked, of the kernel's name (which
-carries a factory's parameters), its signature and launch bounds; the folder names the tools that
-compiled it. numba's own cache cannot serve here: its key pickles closures and does not see imported
-files.
+The line holds the file's own name, so that a renamed file is not taken for another kernel. The key
+is a digest of the file that defines the kernel and of every file under kernels/ that it imports,
+directly or not, of build.py, which says how it is linked, of the kernel's name (which carries a
+factory's parameters), its signature and launch bounds; the folder names the tools that compiled it.
+numba's own cache cannot serve here: its key pickles closures and does not see imported files.
 
 Folder: $APRNB_CACHE, else $XDG_CACHE_HOME/aprnb, else ~/.cache/aprnb. Whoever can write there runs
 code on the GPU in our name, so only what belongs to this user or to root, and what nobody else can
-write, is believed. Kernels built elsewhere are read from $APRNB_KERNELS, whatever tools built them:
-for machines without a compiler. The user named that folder, so its owner is not asked for; only one
-that everybody can write is refused.
+write, is believed; a sticky folder, as /tmp is, may stand above it. Kernels built elsewhere are
+read from $APRNB_KERNELS, whatever tools built them: for machines without a compiler. The user named
+that folder, so its owner is believed too, but nothing that everybody can write or put there.
 """
 import ast
 import hashlib
@@ -21,6 +21,7 @@ import os
 import stat
 import time
 import warnings
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,22 +41,32 @@ come with the system."""
 
 ABANDONED = 3600
 """Seconds after which a temporary file has no writer any more: writing one takes milliseconds."""
+LARGEST = 1 << 26
+"""Bytes that a file may have: four million instructions of 16 bytes, 800 times the largest here."""
+LONGEST_HEAD = 1024
+"""Bytes of the JSON line: three facts, one of them a file name, which has 255 at most."""
+KINDS = {stat.S_IFDIR: "a folder; remove it", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
+         stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 unkept = {}
 """File name -> Cubin, of kernels that the disk did not take: they serve this process."""
 _said = set()
 
 
 def load(entry, signature, architecture):
-    """The Cubin of a kernel as it stands in the cache, or None. A damaged file counts as absent."""
+    """The Cubin of a kernel as it stands in the cache, or None.
+
+    A damaged file counts as absent: in our own folder the next build replaces it, in one that was
+    named it is said.
+    """
     file = _file_name(entry, signature, architecture)
     if file in unkept:
         return unkept[file]
-    for folder, trusted in ((own_folder(), _ours), (_elsewhere(), _not_everybodys)):
-        if folder and _believed(folder, trusted):
-            found = _read(folder / file, trusted)
-            if found:
-                return found
-    return None
+    own, named = own_folder(), _elsewhere()
+    found = _read(own / file, _ours) if own and _own_believed(own) else None
+    if not found and named and _named_believed(named):
+        found = _read(named / file, _of_the_named, damage="it is damaged, renamed or of an older "
+                      "version; build it again with tools/build_kernels")
+    return found
 
 
 def store(entry, signature, architecture, cubin):
@@ -64,9 +75,11 @@ def store(entry, signature, architecture, cubin):
     Returns whether it was written; a kernel that was not stays in `unkept`.
     """
     file = _file_name(entry, signature, architecture)
-    head = json.dumps({"spills": cubin.spills, "sha256": hashlib.sha256(cubin.code).hexdigest()})
+    head = json.dumps({"file": file, "spills": cubin.spills,
+                       "sha256": hashlib.sha256(cubin.code).hexdigest()})
     try:
         folder = make_folder()
+        _make_way(folder / file)
         with replace_file(folder / file, force=True) as opened:
             os.fchmod(opened.fileno(), 0o644)  # whatever the umask lets others do
             opened.write(head.encode() + b"\n" + cubin.code)
@@ -84,6 +97,9 @@ def make_folder():
     Errors: StorageError if it cannot be made or written, or is not to be believed.
     """
     folder = own_folder()
+    if not folder:
+        raise StorageError(f"this user ({os.geteuid()}) has no home folder that is known here; set "
+                           "HOME, or APRNB_CACHE to a folder of your own")
     try:
         _root().parent.mkdir(parents=True, exist_ok=True)
         for part in (_root(), folder):
@@ -98,47 +114,108 @@ def make_folder():
 
 
 def own_folder():
-    """Where this installation writes what it compiles."""
-    return _root() / _tools()
+    """Where this installation writes what it compiles; None where no home is known."""
+    root = _root()
+    return root and root / _tools()
 
 
 def _elsewhere():
     named = os.environ.get("APRNB_KERNELS")
-    return Path(named) if named else None
+    return Path(os.path.expanduser(named)) if named else None  # what is unknown stays as it is
 
 
-def _read(path, trusted):
-    """The Cubin of a file, or None if there is none, it is damaged or not to be believed."""
+def _read(path, whose, damage=None):
+    """The Cubin of a file, or None if there is none or it is not to be used.
+
+    What it is, whose and how large is judged before a byte of it is read. damage: what to say of a
+    file that is damaged, if anything.
+    """
     try:
-        with open(path, "rb") as opened:
-            reason = trusted(path, os.fstat(opened.fileno()))
-            head, _, code = opened.read().partition(b"\n")
-        if reason:
-            return _say_once(path.parent, f"compiled kernels are not used: {reason}")
+        reason = _no_kernel(path, path.stat())  # before it is opened: a device may act on that
+        if not reason:
+            with open(path, "rb", opener=_without_waiting) as opened:
+                status = os.fstat(opened.fileno())  # of what was opened, whatever has the name now
+                reason = _no_kernel(path, status) or whose(path, status)
+                if not reason:
+                    head, code = opened.readline(LONGEST_HEAD), opened.read(LARGEST)
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        return _say_once(path.parent, f"compiled kernels are not used: {path}: {error.strerror}; "
+                         "let this user read it, or set APRNB_CACHE to a folder of your own")
+    except OSError as error:
+        reason = f"{path}: {error.strerror}"
+    if not reason:
+        found = _cubin(path.name, head, code)
+        if found or not damage:
+            return found
+        reason = f"{path}: {damage}"
+    return _say_once((path.parent, "a file"), f"a compiled kernel is not used: {reason}")
+
+
+def _cubin(file, head, code):
+    """The Cubin that the content of a file of that name holds, or None if it is damaged."""
+    try:
         facts = json.loads(head)
-        if (facts["sha256"] == hashlib.sha256(code).hexdigest()
+        if (facts["file"] == file and facts["sha256"] == hashlib.sha256(code).hexdigest()
                 and isinstance(facts["spills"], int)):
             return read_cubin(code, facts["spills"])
-    except PermissionError as error:
-        _say_once(path.parent, f"compiled kernels are not used: {path}: {error.strerror}; let this "
-                               "user read it, or set APRNB_CACHE to a folder of your own")
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, CubinError):
+    except (ValueError, TypeError, KeyError, RecursionError, CubinError):
         pass
     return None
 
 
+def _no_kernel(path, status):
+    """Why something of this kind and size is no file of a kernel, or None."""
+    kind = stat.S_IFMT(status.st_mode)
+    if kind != stat.S_IFREG:
+        return f"{path}: is {KINDS.get(kind, 'something else')}, need a file"
+    if status.st_size > LARGEST:
+        return f"{path}: has {status.st_size} bytes, a kernel has {LARGEST} at most"
+    return None
+
+
+def _without_waiting(path, flags):
+    """open() of what may have become a pipe or a terminal."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def _make_way(path):
+    """Remove what is no file where one shall be written.  Errors: StorageError for a folder."""
+    with suppress(FileNotFoundError):
+        kind = stat.S_IFMT(path.lstat().st_mode)
+        if kind == stat.S_IFDIR:
+            raise StorageError(f"{path}: is a folder, need a file; remove it")
+        if kind != stat.S_IFREG:
+            path.unlink()
+
+
 # ---------------------------------------------------------------- whose it is
 
-def _believed(folder, trusted):
-    """Whether a folder may be read; says once why not."""
-    parts = (folder.parent, folder) if folder == own_folder() else (folder,)
+def _own_believed(folder):
+    """Whether the cache may be read; says once why not. One that is not there is not an error."""
     try:
-        reason = next(filter(None, map(trusted, parts)), None)
+        reason = _ours(folder.parent) or _ours(folder)
+    except OSError:
+        return False
+    return _believed(folder, reason)
+
+
+def _named_believed(folder):
+    """The same of $APRNB_KERNELS. Who can rename a folder can replace it, so those above count."""
+    try:
+        status, above = folder.stat(), folder.resolve().parents
+        reason = _of_the_named(folder, status) if stat.S_ISDIR(status.st_mode) else (
+            f"{folder}: is no folder; point APRNB_KERNELS at the one that tools/build_kernels "
+            "printed")
+        reason = reason or next(filter(None, map(_replaceable, above)), None)
     except OSError as error:
-        if folder == own_folder():  # not there yet
-            return False
         reason = (f"{folder}: {error.strerror}; point APRNB_KERNELS at the folder that "
                   "tools/build_kernels printed")
+    return _believed(folder, reason)
+
+
+def _believed(folder, reason):
     if reason:
         _say_once(folder, f"compiled kernels are not used: {reason}")
     return not reason
@@ -147,50 +224,65 @@ def _believed(folder, trusted):
 def _ours(path, status=None):
     """Why a file or folder of the cache is not believed, or None."""
     status = status or path.stat()
-    if status.st_uid not in (os.geteuid(), 0):
+    return (_of_others(path, status, {os.geteuid(), 0}, "APRNB_CACHE")
+            or _writable(path, status, stat.S_IWGRP | stat.S_IWOTH, "-R go-w"))
+
+
+def _of_the_named(path, status):
+    """The same of $APRNB_KERNELS and what is in it, which is also its owner's."""
+    owner = status.st_uid if stat.S_ISDIR(status.st_mode) else path.parent.stat().st_uid
+    return (_of_others(path, status, {os.geteuid(), 0, owner}, "APRNB_KERNELS")
+            or _writable(path, status, stat.S_IWOTH, "-R o-w"))
+
+
+def _replaceable(folder):
+    """Why what is in a folder can be replaced by everybody, or None. In a sticky one, as /tmp is,
+    only its owner can rename or remove a folder."""
+    status = folder.stat()
+    return None if status.st_mode & stat.S_ISVTX else _writable(folder, status, stat.S_IWOTH, "o-w")
+
+
+def _of_others(path, status, owners, variable):
+    if status.st_uid not in owners:
         return (f"{path} belongs to user {status.st_uid}, not to this one ({os.geteuid()}), and "
-                "machine code from others would run on the GPU; set APRNB_CACHE to a folder of "
+                f"machine code from others would run on the GPU; set {variable} to a folder of "
                 "your own")
-    return _writable(path, status, stat.S_IWGRP | stat.S_IWOTH, "go-w")
-
-
-def _not_everybodys(path, status=None):
-    """The same below $APRNB_KERNELS."""
-    return _writable(path, status or path.stat(), stat.S_IWOTH, "o-w")
+    return None
 
 
 def _writable(path, status, bits, mode):
-    if status.st_mode & bits and not (stat.S_ISDIR(status.st_mode)
-                                      and status.st_mode & stat.S_ISVTX):  # as /tmp is
+    if status.st_mode & bits:
         return (f"{path} can be written by other users, and machine code from them would run on "
-                f"the GPU; if only you wrote there, `chmod -R {mode} {path}`, else choose a folder "
+                f"the GPU; if only you wrote there, `chmod {mode} {path}`, else choose a folder "
                 "of your own")
     return None
 
 
-def _say_once(folder, text):
-    """Warn once for a folder and process, not for every kernel."""
-    if folder not in _said:
-        _said.add(folder)
+def _say_once(what, text):
+    """Warn once for a folder, or for the files in one, and process, not for every kernel."""
+    if what not in _said:
+        _said.add(what)
         warnings.warn(text, stacklevel=4)
 
 
 def _sweep(folder):
     """Remove temporary files of processes that were killed while they wrote."""
     for file in folder.glob(".*.tmp"):
-        try:
-            if time.time() - file.stat().st_mtime > ABANDONED:
+        with suppress(OSError):  # another process swept too, or it is no file of ours: it stays
+            if time.time() - file.lstat().st_mtime > ABANDONED:
                 file.unlink()
-        except FileNotFoundError:
-            pass  # another process swept too, or renamed its own
 
 
 # ---------------------------------------------------------------- names
 
 def _root():
-    if os.environ.get("APRNB_CACHE"):
-        return Path(os.environ["APRNB_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aprnb"
+    """The folder of the cache, or None where the home that it is named by is not known."""
+    try:
+        if os.environ.get("APRNB_CACHE"):
+            return Path(os.environ["APRNB_CACHE"]).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "aprnb"
+    except RuntimeError:
+        return None
 
 
 @cache
