@@ -1,28 +1,25 @@
 """A process that compiles kernels for another one (workers.py).
 
-Input, one JSON value a line: the modules to import, then [name, signature, architecture] of each
-kernel that is wanted. Output for each kernel: one JSON line, {"size", "spills"} and so many bytes
-of machine code, or {"error", "exit_code"}.
+Questions, one JSON value a line: the modules to import, then [name, signature, architecture] of
+each kernel that is wanted. An answer for each kernel: one JSON line, {"size", "spills"} and so many
+bytes of machine code, or {"error", "exit_code"}. Both have pipes of their own.
 """
 import importlib
 import json
 import os
-import sys
 import traceback
 
 from ..errors import AprnbError
 from .build import BuildError, build, entry_named
 
 
-def main():
-    """Serve until the input ends."""
-    # a library that prints must not answer for us
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+def main(asked, answered):
+    """Serve until the questions end. The arguments are descriptors of the two pipes."""
+    questions, answers = os.fdopen(asked, "rb"), os.fdopen(answered, "wb")
     try:
-        for module in json.loads(sys.stdin.readline()):
+        for module in json.loads(questions.readline() or b"[]"):
             importlib.import_module(module)
-        for line in sys.stdin:
+        for line in questions:
             answer, code = _answer(*json.loads(line))
             answers.write(json.dumps(answer).encode() + b"\n" + code)
             answers.flush()

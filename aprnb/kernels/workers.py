@@ -3,7 +3,8 @@
 Each is an interpreter of its own that runs build_worker.py and nothing else. It imports no file of
 the caller's: multiprocessing would run the caller's script once more in every worker. It is not
 forked: a driver context and the compiler's threads do not survive that. It ends with its input, so
-no worker outlives the process that started it.
+no worker outlives the process that started it. Questions and answers have pipes of their own: what
+else writes to stdout there, a sitecustomize.py for one, goes to this process's stderr.
 """
 import json
 import os
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from ..interrupt import unasked
@@ -21,8 +23,9 @@ from .cubin import read_cubin
 PACKAGE = __package__.partition(".")[0]
 HOME = str(Path(__file__).parents[2])
 # the package comes from where it came from here, everything else from the same path as here
-START = (f"import sys; home, *path = sys.argv[1:]; sys.path.insert(0, home); import {PACKAGE}; "
-         f"sys.path[:] = path; from {__package__}.build_worker import main; main()")
+START = ("import sys; home, asked, answered, *path = sys.argv[1:]; sys.path.insert(0, home); "
+         f"import {PACKAGE}; sys.path[:] = path; from {__package__}.build_worker import main; "
+         "main(int(asked), int(answered))")
 
 
 def build_many(wanted, workers, is_there=lambda *key: False):
@@ -32,8 +35,10 @@ def build_many(wanted, workers, is_there=lambda *key: False):
     processes build too. Errors: BuildError, MissingPackageError.
     """
     waiting = deque(wanted)
-    crew = _crew(min(workers, len(waiting)), _modules()) if len(waiting) > 1 else []
+    crew = []
     try:
+        if len(waiting) > 1:
+            _hire(crew, min(workers, len(waiting)), _modules())
         if not crew:
             for key in waiting:
                 yield key, _build_here(*key)
@@ -79,20 +84,13 @@ def _modules():
     return [name for name in sys.modules if name.startswith(__package__ + ".")]
 
 
-def _crew(count, modules):
-    """So many workers, fewer where the system gives no more, none where it has no interpreter."""
-    crew = []
+def _hire(crew, count, modules):
+    """Add so many workers, fewer where the system gives no more, none where it has no interpreter.
+    """
     if sys.executable and not getattr(sys, "frozen", False):  # else Python lives in a program
-        try:
+        with suppress(OSError):  # no interpreter there, or no process more: the others do its work
             while len(crew) < count:
                 crew.append(_Worker(modules))
-        except OSError:
-            pass  # no interpreter there, or no process more: the others do its work, or this one
-        except BaseException:  # Ctrl-C
-            for worker in crew:
-                worker.kill()
-            raise
-    return crew
 
 
 class _Worker:
@@ -100,26 +98,34 @@ class _Worker:
 
     def __init__(self, modules):
         self.key = None
-        with unasked():  # it ends with its input
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", START, HOME, *sys.path], stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, env={**os.environ, "CUDA_CACHE_DISABLE": "1"})
-        self.say(modules)
+        with ExitStack() as ends:  # whatever goes wrong: a worker ends with its input
+            asked, self.questions = _pipe(ends)
+            self.answers, answered = _pipe(ends)
+            theirs = asked.fileno(), answered.fileno()
+            with unasked():
+                self.process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", START, HOME, *map(str, theirs), *sys.path],
+                    stdin=subprocess.DEVNULL, stdout=2, pass_fds=theirs,
+                    env={**os.environ, "CUDA_CACHE_DISABLE": "1"})
+            asked.close()
+            answered.close()
+            self.say(modules)
+            ends.pop_all()
 
     def fileno(self):
-        return self.process.stdout.fileno()
+        return self.answers.fileno()
 
     def say(self, value):
         """Give it a line."""
         try:
-            self.process.stdin.write(json.dumps(value).encode() + b"\n")
-            self.process.stdin.flush()
+            self.questions.write(json.dumps(value).encode() + b"\n")
+            self.questions.flush()
         except BrokenPipeError:
             pass  # it is dead: its answer will say so
 
     def answer(self):
         """The Cubin of its key.  Errors: what the build met, BuildError for one that died."""
-        output = self.process.stdout
+        output = self.answers
         head = output.readline()
         answer = json.loads(head) if head.endswith(b"\n") else {}
         code = output.read(answer.get("size", 0))
@@ -143,7 +149,7 @@ class _Worker:
 
     def end(self):
         """Let it end by itself, and wait for that."""
-        for pipe in (self.process.stdin, self.process.stdout):
+        for pipe in (self.questions, self.answers):
             try:
                 pipe.close()
             except BrokenPipeError:
@@ -153,3 +159,8 @@ class _Worker:
     def kill(self):
         self.process.kill()
         self.end()
+
+
+def _pipe(ends):
+    """A pipe: the files to read from and to write to."""
+    return [ends.enter_context(os.fdopen(end, mode)) for end, mode in zip(os.pipe(), ("rb", "wb"))]
