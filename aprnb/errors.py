@@ -3,6 +3,7 @@
 A message says where, what is wrong, got and need, and what to try. Raise the most precise class
 where the cause is known, before any output is touched.
 """
+import errno
 
 
 class AprnbError(Exception):
@@ -63,6 +64,19 @@ class DeviceMemoryError(AprnbError):
     """A buffer does not fit into device memory; the message names it and the flag that helps."""
 
     exit_code = 12
+
+
+def out_of_memory(error):
+    """The DeviceMemoryError that a failure for lack of host memory ends as; None of any other.
+
+    Python, NumPy: MemoryError.  The system: an OSError of ENOMEM.
+    """
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        error = error.strerror
+    elif not isinstance(error, MemoryError):
+        return None
+    return DeviceMemoryError(f"out of host memory: {str(error).rstrip('.') or 'no size is known'}; "
+                             "try a smaller model, batch or sequence length, or end other programs")
 
 
 class DeviceError(AprnbError):

@@ -11,7 +11,7 @@ import sys
 import click
 
 from .. import __version__
-from ..errors import AprnbError, Interrupted
+from ..errors import AprnbError, Interrupted, out_of_memory
 from ..interrupt import Interrupt
 from .once import once
 
@@ -112,6 +112,7 @@ def let_go(stream):
 
 def describe(error):
     """(message, exit code) of any exception."""
+    error = out_of_memory(error) or error
     if isinstance(error, AprnbError | Interrupted):
         return str(error), error.exit_code
     if isinstance(error, click.ClickException):

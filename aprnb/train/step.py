@@ -135,7 +135,8 @@ class Trainer:
         """SHA-256 of moments and step count."""
         digest = hashlib.sha256()
         for name, array in sorted(self.state().items()):
-            digest.update(name.encode() + array.tobytes())
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # no copy
         return digest.hexdigest()
 
 
