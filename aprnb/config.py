@@ -5,9 +5,10 @@ a LoadError naming the field, and so is a feature that this engine does not comp
 windows, attention biases of Llama, other activations): a model that loads is computed as trained.
 """
 from dataclasses import asdict, dataclass, replace
-from sys import float_info
 
 from .errors import LoadError
+from .fields import (Fields, boolean_of, integer_of, number_of, object_of, token_id_of,
+                     token_ids_of)
 
 # Hugging Face class, whether the Q/K/V projections carry biases.
 FAMILIES = {
@@ -117,7 +118,7 @@ class ModelConfig:
 
 def from_hf(config, where):
     """ModelConfig from a parsed Hugging Face config.json; `where` names it in errors."""
-    get = _Fields(config, where)
+    get = Fields(config, where)
     family = config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         raise LoadError(f"{where}: model_type {family!r} is not supported; "
@@ -125,30 +126,32 @@ def from_hf(config, where):
     _refuse_foreign_features(config, where)
     theta, scaling = _rope_from_hf(config, where)
     hidden, heads = get.integer("hidden_size"), get.integer("num_attention_heads")
+    vocab_size = get.integer("vocab_size")
     kv_heads = config.get("num_key_value_heads")
     if kv_heads is None and family == "llama":
         kv_heads = heads  # Llama 1 files: transformers defines the absent field so
     elif kv_heads is None:
         get.missing("num_key_value_heads")
     head_dim = config.get("head_dim")
-    return ModelConfig(
+    return _built(
+        where,
         family=family,
         hidden_size=hidden,
         num_layers=get.integer("num_hidden_layers"),
         num_heads=heads,
-        num_kv_heads=_integer(kv_heads, "num_key_value_heads", where),
+        num_kv_heads=integer_of(kv_heads, "num_key_value_heads", where),
         head_dim=_head_dim(head_dim, hidden, heads, where),
         intermediate_size=get.integer("intermediate_size"),
-        vocab_size=get.integer("vocab_size"),
+        vocab_size=vocab_size,
         max_position_embeddings=get.integer("max_position_embeddings"),
         rope_theta=theta,
         rms_norm_eps=get.number("rms_norm_eps"),
-        tied=_boolean(config.get("tie_word_embeddings"), "tie_word_embeddings", where),
+        tied=boolean_of(config.get("tie_word_embeddings"), "tie_word_embeddings", where),
         rope_scaling=scaling,
-        bos_token_id=config.get("bos_token_id"),
-        eos_token_id=_ids(config.get("eos_token_id")),
-        initializer_range=_number(config.get("initializer_range") or 0.02, "initializer_range",
-                                  where),
+        bos_token_id=token_id_of(config.get("bos_token_id"), "bos_token_id", where, vocab_size),
+        eos_token_id=token_ids_of(config.get("eos_token_id"), "eos_token_id", where, vocab_size),
+        initializer_range=number_of(config.get("initializer_range") or 0.02, "initializer_range",
+                                    where),
     )
 
 
@@ -195,7 +198,7 @@ def from_apr(metadata, where):
         present = [s for s in spellings if metadata.get(s) is not None]
         if present:
             flat[key] = metadata[present[0]]
-    get = _Fields(flat, f"{where}: metadata")
+    get = Fields(flat, f"{where}: metadata")
     absent = [k for k in APR_ALIASES if k not in flat]
     if absent:
         raise LoadError(f"{where}: the file holds no {', '.join(absent)}; hyper-parameters are "
@@ -205,7 +208,11 @@ def from_apr(metadata, where):
         raise LoadError(f"{where}: architecture {metadata.get('architecture')!r} is not supported; "
                         f"supported: {', '.join(FAMILIES)}")
     hidden, heads = get.integer("hidden_size"), get.integer("num_heads")
-    return ModelConfig(
+    vocab_size, eos = get.integer("vocab_size"), "tokenizer.eos_token_ids"
+    if eos not in metadata:
+        eos = "tokenizer.eos_token_id"
+    return _built(
+        where,
         family=family,
         hidden_size=hidden,
         num_layers=get.integer("num_layers"),
@@ -213,15 +220,15 @@ def from_apr(metadata, where):
         num_kv_heads=get.integer("num_kv_heads"),
         head_dim=_head_dim(metadata.get("head_dim"), hidden, heads, where),
         intermediate_size=get.integer("intermediate_size"),
-        vocab_size=get.integer("vocab_size"),
+        vocab_size=vocab_size,
         max_position_embeddings=get.integer("max_position_embeddings"),
         rope_theta=get.number("rope_theta"),
         rms_norm_eps=get.number("rms_norm_eps"),
         tied=bool(metadata.get("tied_embeddings", False)),
         rope_scaling=_scaling(metadata.get("rope_scaling"), where),
-        bos_token_id=metadata.get("tokenizer.bos_token_id"),
-        eos_token_id=_ids(metadata.get("tokenizer.eos_token_ids",
-                                       metadata.get("tokenizer.eos_token_id"))),
+        bos_token_id=token_id_of(metadata.get("tokenizer.bos_token_id"), "tokenizer.bos_token_id",
+                                 where, vocab_size),
+        eos_token_id=token_ids_of(metadata.get(eos), eos, where, vocab_size),
     )
 
 
@@ -275,64 +282,23 @@ PRESETS = {
 }
 
 
-# ---------------------------------------------------------------- reading fields
+# ---------------------------------------------------------------- both ways
 
-class _Fields:
-    """Typed access to a parsed JSON object; what is absent or of another type is a LoadError."""
-
-    def __init__(self, values, where):
-        self.values, self.where = values, where
-
-    def missing(self, name):
-        raise LoadError(f"{self.where}: needed field {name!r} is missing; it is never guessed")
-
-    def integer(self, name):
-        if self.values.get(name) is None:
-            self.missing(name)
-        return _integer(self.values[name], name, self.where)
-
-    def number(self, name):
-        if self.values.get(name) is None:
-            self.missing(name)
-        return _number(self.values[name], name, self.where)
-
-
-def _integer(value, name, where):
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise LoadError(f"{where}: {name} is {value!r}, need an integer")
-    return value
-
-
-def _number(value, name, where):
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > float_info.max:
-        raise LoadError(f"{where}: {name} is {value!r:.40}, need a finite number")
-    return float(value)
-
-
-def _boolean(value, name, where):
-    """False where the field is absent, as in both classes of transformers."""
-    if value is not None and not isinstance(value, bool):
-        raise LoadError(f"{where}: {name} is {value!r}, need true or false")
-    return bool(value)
-
-
-def _object(value, name, where):
-    if not isinstance(value, dict):
-        raise LoadError(f"{where}: {name} is {value!r}, need an object")
-    return value
+def _built(where, **fields):
+    """The ModelConfig of these fields; what it refuses is said of `where`."""
+    try:
+        return ModelConfig(**fields)
+    except LoadError as error:
+        raise LoadError(f"{where}: {error}") from None
 
 
 def _head_dim(stored, hidden, heads, where):
     if stored is not None:
-        return _integer(stored, "head_dim", where)
+        return integer_of(stored, "head_dim", where)
     if heads < 1 or hidden % heads:
         raise LoadError(f"{where}: hidden_size {hidden} is not a multiple of the {heads} heads and "
                         "no head_dim is given")
     return hidden // heads
-
-
-def _ids(value):
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _json_ids(value):
@@ -347,8 +313,8 @@ def _rope_from_hf(config, where):
     sources = {"": {"rope_theta": config.get("rope_theta")}}
     for name in ("rope_parameters", "rope_scaling"):
         if config.get(name):
-            sources[name] = _object(config[name], name, where)
-    theta = _agreed({n: _number(v["rope_theta"], "rope_theta", where)
+            sources[name] = object_of(config[name], name, where)
+    theta = _agreed({n: number_of(v["rope_theta"], "rope_theta", where)
                      for n, v in sources.items() if v.get("rope_theta") is not None},
                     "rope_theta", where)
     if theta is None:
@@ -370,15 +336,19 @@ def _agreed(values, what, where):
 def _scaling(value, where):
     if not value:
         return None
-    _object(value, "rope_scaling", where)
+    object_of(value, "rope_scaling", where)
     kind = value.get("rope_type", value.get("type", "default"))
     if kind == "default":
         return None
     if kind != "llama3":
         raise LoadError(f"{where}: rope type {kind!r} is not supported; supported: default, llama3")
     names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    get = _Fields(value, f"{where}: rope_scaling")
-    return RopeScaling(*(get.number(n) for n in names[:3]), get.integer(names[3]))
+    get = Fields(value, f"{where}: rope_scaling")
+    numbers = [get.number(n) for n in names[:3]] + [get.integer(names[3])]
+    try:
+        return RopeScaling(*numbers)
+    except LoadError as error:
+        raise LoadError(f"{where}: {error}") from None
 
 
 def _refuse_foreign_features(config, where):

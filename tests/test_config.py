@@ -46,11 +46,39 @@ def test_every_spelling_of_rope(fields):
     ({"vocab_size": 10**12}, "no model of this size"),
     ({"vocab_size": 10**400}, "no model of this size"),
     ({"vocab_size": 2**31 + 1, "hidden_size": 64}, "at most 2,147,483,648"),
-    ({"rope_theta": 10**400}, "rope_theta is 10000"),
+    ({"rope_theta": 10**400}, "rope_theta is 10000"), ({"hidden_size": 0}, "hidden_size is 0"),
+    ({"head_dim": 7}, "head_dim 7 is odd"), ({"num_key_value_heads": 5}, "not a multiple"),
+    ({"rope_scaling": {"rope_type": "llama3", **LLAMA3, "factor": 0.5}}, "need factor >= 1"),
 ])
 def test_what_cannot_be_meant_is_refused(fields, word):
-    with pytest.raises(LoadError, match=word):
-        from_hf(config(**fields), "config.json")
+    with pytest.raises(LoadError, match=f"^a/config.json: .*{word}"):
+        from_hf(config(**fields), "a/config.json")
+
+
+NO_IDS = ["</s>", "2", 2.0, True, {"id": 2}, -1, 50257, 1 << 40]  # of a vocabulary of 50,257
+
+
+@pytest.mark.parametrize("name, value", [
+    *((name, value) for name in ("bos_token_id", "eos_token_id") for value in NO_IDS),
+    ("bos_token_id", [1]), *(("eos_token_id", [1, value]) for value in NO_IDS + [None, [2]])],
+    ids=str)
+def test_what_is_no_id_of_a_token_is_refused_from_file_and_metadata(name, value):
+    with pytest.raises(LoadError, match=f"^a/config.json: {name} is .*need"):
+        from_hf(config(**{name: value}), "a/config.json")
+    metadata = to_apr(PRESETS["llama-370m"]) | {f"tokenizer.{name}": value}
+    with pytest.raises(LoadError, match=f"^a.apr: tokenizer.{name} is .*need"):
+        from_apr(metadata, "a.apr")
+
+
+def test_ids_of_tokens_are_read_one_or_several_or_none():
+    for value in (0, 50256, None, [1, 2]):
+        found = from_hf(config(eos_token_id=value), "config.json").eos_token_id
+        assert found == (tuple(value) if isinstance(value, list) else value)
+    metadata = to_apr(PRESETS["llama-370m"]) | {"tokenizer.eos_token_id": 1,
+                                                "tokenizer.eos_token_ids": [1, 2]}
+    assert from_apr(metadata, "a.apr").eos_token_id == (1, 2)
+    with pytest.raises(LoadError, match="^a.apr: hidden_size is 0"):
+        from_apr(metadata | {"hidden_size": 0, "head_dim": 64}, "a.apr")
 
 
 @pytest.mark.parametrize("field", [

@@ -153,8 +153,8 @@ ARCHITECTURE = [
                         "**asdict(config.rope_scaling)}\n", "        pass\n")]),
     fault("eps-fixed-on-import", "rms_norm_eps is 1e-5 whatever config.json says",
           "reference, H4C",
-          cpu=[(CONFIG, 'rms_norm_eps=get.number("rms_norm_eps"),\n        tied=_boolean(',
-                "rms_norm_eps=1e-5,\n        tied=_boolean(")]),
+          cpu=[(CONFIG, 'rms_norm_eps=get.number("rms_norm_eps"),\n        tied=boolean_of(',
+                "rms_norm_eps=1e-5,\n        tied=boolean_of(")]),
     fault("heads-guessed", "the number of heads is hidden_size / 64", "reference 0.72.3",
           cpu=[(CONFIG, 'hidden, heads = get.integer("hidden_size"), '
                         'get.integer("num_attention_heads")',
