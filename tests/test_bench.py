@@ -230,6 +230,10 @@ def test_another_peer_or_device_is_another_row(tmp_path):
 @pytest.mark.parametrize("content", ["", "name,value\n1,2\n",
                                      ",".join(record.COLUMNS) + "\ngemm,a\n",
                                      ",".join(record.COLUMNS) + "\ngemm,a,s,x,0,,,,,GPU,abc,day\n",
+                                     *(",".join(record.COLUMNS) + f"\ngemm,a,s,{cells},,GPU,c,d\n"
+                                       for cells in ("1,0,x,2,0", "1,0,x,2,-1", "1,0,x,nan,2",
+                                                     "1,0,x,2,nan", "1,0,x,2,inf", "-1,0,,,",
+                                                     "1,-1,,,", "1,0,x,2,", "1,0,,2,2", "0,0,,,")),
                                      "\udcff\udcfe"])
 def test_a_file_that_is_no_record_is_refused_and_kept(tmp_path, content):
     path = tmp_path / "bench.csv"
@@ -323,11 +327,25 @@ def test_a_case_names_what_is_not_as_usual():
 @pytest.mark.parametrize("arguments, code, words", [
     (["step", "--preset", "huge"], 2, "qwen2.5-0.5b"),
     (["step", "--cases", "0x4"], 2, "16x1024, 4x512"),
+    (["step", "--device", "auto"], 2, "--device auto: need cpu or cuda or cuda:N"),
+    (["step", "--device", "cuda:16"], 2, "need cpu or cuda or cuda:N with N in 0..15"),
+    (["gemm", "--device", "auto"], 2, "need cuda or cuda:N"),
+    (["attention", "--device", "auto"], 2, "need cuda or cuda:N"),
+    (["memory", "--device", "cudax"], 2, "--device cudax: this bench measures a GPU; need cuda or"),
+    (["step", "--cases", "1x8,1x8", "--device", "cpu"], 2, "'1x8' stands twice"),
+    (["step", "--cases", "1x8,16x1025*", "--device", "cpu"], 2, "'16x1025*' matches none"),
+    (["gemm", "--cases", "cube*,no such"], 2, "'no such' matches none"),
+    (["step", "--against", "torch", "--torch-variant", "own,own", "--device", "cpu"], 2,
+     "own and own are one variant"),
+    (["step", "--against", "torch", "--torch-variant", "own+tf32,tf32+own", "--device", "cpu"], 2,
+     "tf32+own and own+tf32 are one variant"),
+    (["step", "--against", "torch", "--torch-python", "/bin/false"], 2,
+     "--torch-python /bin/false: asked for its packages it ended with exit code 1"),
     (["gemm", "--cases", "nothing"], 2, "qkv/fwd/16384"),
     (["gemm", "--device", "cpu"], 2, "--device cpu"),
     (["gemm", "--device", "cuda:15"], 14, "this bench measures a GPU"),
     (["gemm", "--device", "cuda:15", "--kernels", "sm_90"], 14, "this bench measures a GPU"),
-    (["step", "--device", "cuda:15"], 14, "use --device cpu or auto"),
+    (["step", "--device", "cuda:15"], 14, "use another --device, such as cpu"),
     (["step", "--against", "torch", "--torch-python", "/nowhere/python"], 3, "/nowhere/python"),
     (["step", "--cases", "1x5000", "--preset", "tiny", "--device", "cpu"], 6, "1024 positions"),
     pytest.param(["step", "--against", "eager"], 9, "torch and transformers",

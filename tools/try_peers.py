@@ -10,12 +10,16 @@ so many at once, since compiling takes most of the time, and then times one afte
 the others wait; they must fit into the memory together. --prefill ends them after their first step:
 it fills the compile caches for what is measured later. Choices that were timed while others ran are
 not kept, and words that live from such choices are left out of --prefill and start alone.
+Exit status 0 if each case has figures of one variant at least; otherwise the code that all without
+figures share, or 5.
 """
 import argparse
 import json
+import math
+import os
 import sys
-import tempfile
 from contextlib import ExitStack
+from pathlib import Path
 
 from endings import end
 
@@ -33,34 +37,100 @@ FEW_TOKENS = 4096  # a batch of fewer
 
 def main():
     args = parse()
-    from aprnb.bench.variants import TIMED_CHOICE, variant_of
-    jobs = []
-    for case in args.cases.split(","):
-        preset, _, size = case.rpartition("/")
-        settings = {"preset": preset or STANDARD, "device": args.device,
-                    "precision": args.precision,
-                    **dict(zip(("batch", "length"), map(int, size.split("x"))))}
-        # resolved here: a word that there is none is refused before anything starts
-        jobs += [settings | {"variant": variant_of(name, settings).name}
-                 for name in named(args.variants, settings)]
+    check(args)
+    from aprnb.bench.step import require_torch
+    from aprnb.bench.variants import TIMED_CHOICE, variants_of
+    # resolved here: a word that there is none is refused before anything starts
+    jobs = [settings | {"variant": variant.name} for settings in cases_of(args)
+            for variant in variants_of(named(args.variants, settings), settings)]
+    require_torch(args.torch_python)
     alone = [job for job in jobs if TIMED_CHOICE & set(job["variant"].split("+"))]
     together = [job for job in jobs if job not in alone]
     groups = [together[i:i + args.beside] for i in range(0, len(together), args.beside)]
+    tried = []  # (name of the case, exit code of the variant)
     for group in groups + ([] if args.prefill else [[job] for job in alone]):
-        measure([job | {"prefill": args.prefill or len(group) > 1} for job in group], args)
+        tried += measure([job | {"prefill": args.prefill or len(group) > 1} for job in group], args)
+    return verdict(tried)
+
+
+def verdict(tried):
+    """0 if every case has figures.  Errors: AprnbError that names those that have none."""
+    from aprnb.errors import AprnbError, CheckError
+    failed = [code for _, code in tried if code]
+    bare = dict.fromkeys(case for case, _ in tried if (case, 0) not in tried)
+    if failed:
+        print(f"{len(failed)} of {len(tried)} trials have no figures", file=sys.stderr)
+    if bare:
+        error = AprnbError(f"{', '.join(bare)}: no variant has figures; the lines above say why")
+        error.exit_code = failed[0] if len(set(failed)) == 1 else CheckError.exit_code
+        raise error
     return 0
+
+
+def check(args):
+    """Errors: UsageError, NotFoundError, StorageError before anything is started or written."""
+    from aprnb.bench.devices import require
+    from aprnb.errors import NotFoundError, StorageError, UsageError
+    require(args.device, "cpu", "cuda")
+    for name, least in (("beside", 1), ("rounds", 1), ("turn", 0), ("limit", 0)):
+        value = getattr(args, name)
+        if not (math.isfinite(value) and (value >= least if least else value > 0)):
+            need = f"at least {least}" if least else "a finite number above 0"
+            raise UsageError(f"--{name} {value:g}: need {need}")
+    if args.out is None:
+        return
+    if not args.out.parent.is_dir():
+        raise NotFoundError(f"{args.out.parent}: no such folder for OUT.jsonl")
+    if args.out.is_dir():
+        raise StorageError(f"{args.out}: is a folder, need a file to add lines to")
+    if not os.access(args.out if args.out.exists() else args.out.parent, os.W_OK):
+        raise StorageError(f"{args.out}: cannot be written; choose another file")
+    if args.out.exists():
+        require_lines(args.out)
+
+
+def require_lines(path):
+    """CheckError unless a file holds whole lines of JSON: a line added to another would be lost."""
+    from aprnb.errors import CheckError
+    text = path.read_bytes()
+    try:
+        whole = all(isinstance(json.loads(line), dict) for line in text.splitlines())
+    except ValueError:
+        whole = False
+    if not whole or text and not text.endswith(b"\n"):
+        raise CheckError(f"{path}: is no file of JSON lines; choose another, or repair it")
+
+
+def cases_of(args):
+    """Settings of each case.  Errors: UsageError for one that is none or stands twice."""
+    from aprnb.bench.step import SIZE, batch_and_length
+    from aprnb.config import PRESETS
+    from aprnb.errors import UsageError
+    found = []
+    for case in args.cases.split(","):
+        preset, slash, size = case.strip().rpartition("/")
+        if not SIZE.fullmatch(size) or slash and preset not in PRESETS:
+            raise UsageError(f"--cases {case!r}: need [PRESET/]sequences x tokens, such as "
+                             f"tiny/2x64; presets: {', '.join(PRESETS)}")
+        settings = {"preset": preset or STANDARD, "device": args.device,
+                    "precision": args.precision, **batch_and_length(size)}
+        if settings in found:
+            raise UsageError(f"--cases {args.cases}: {case} stands twice; leave one out")
+        found.append(settings)
+    return found
 
 
 def named(variants, settings):
     """The names asked for, or those that are worth a trial at this size."""
-    if variants:
-        return variants.split(",")
+    if variants is not None:
+        return [name.strip() for name in variants.split(",")]
     return FEW if settings["batch"] * settings["length"] < FEW_TOKENS else MANY
 
 
 def parse():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("out", nargs="?", help="file that lines are added to")
+    p.add_argument("out", nargs="?", metavar="OUT.jsonl", type=Path,
+                   help="file that lines are added to")
     p.add_argument("--cases", default=SIZES,
                    help=f"[PRESET/]sequences x tokens, ... (default {SIZES} of {STANDARD})")
     p.add_argument("--variants", help="names (default: those worth it for the size, see MANY, FEW)")
@@ -73,37 +143,50 @@ def parse():
     p.add_argument("--prefill", action="store_true", help="compile only")
     p.add_argument("--torch-python", default=sys.executable, help="interpreter that has PyTorch")
     args = p.parse_args()
-    if bool(args.out) == args.prefill:
+    if (args.out is not None) == args.prefill:
         p.error("need OUT.jsonl, or --prefill without it")
     return args
 
 
 def measure(jobs, args):
-    """Start all of these, then time one after the other."""
+    """Start all of these, then time one after the other.
+
+    Returns (name of the case, exit code) of each; 0 of one that has its figures.
+    """
     from aprnb.bench.turns import started
+    codes = []
     with ExitStack() as stack:
         workers = []
         for job in jobs:
-            said = stack.enter_context(tempfile.TemporaryFile("w+"))
-            worker = stack.enter_context(started(job["variant"], "step_torch", job,
-                                                 args.torch_python, args.limit, said))
-            workers.append((job, worker, said))
-        ready = [(job, worker, said, first) for job, worker, said in workers
-                 if (first := attempt(job, said, args, lambda: started_up(worker)))]
-        for job, worker, said, first in ready:
-            figures = first if args.prefill else attempt(
-                job, said, args, lambda: timed(worker, job, args) | first)
-            if figures:
-                tell(job, figures, args)
+            name = f"torch {job['variant']}"
+            workers.append((job, stack.enter_context(
+                started(name, "step_torch", job, args.torch_python, args.limit))))
+        ready = []
+        for job, worker in workers:
+            first, code = attempt(worker, lambda: started_up(worker))
+            if code or args.prefill:
+                tell(job, first, args)
+                codes.append((name_of(job), code))
+            else:
+                ready.append((job, worker, first))
+        for job, worker, first in ready:
+            figures, code = attempt(worker, lambda: timed(worker, job, args) | first)
+            tell(job, figures, args)
+            codes.append((name_of(job), code))
+    return codes
 
 
-def attempt(job, said, args, work):
-    """What work() returns; None where the worker ended or refused, which is told."""
+def attempt(worker, work):
+    """(what work() returns, 0); where the worker ended or refused, why and its exit code."""
     from aprnb.errors import AprnbError
     try:
-        return work()
+        return work(), 0
     except AprnbError as error:
-        tell(job, {"error": str(error), "last_words": last_words(said)}, args)
+        return {"error": str(error), "last_words": worker.last_words()}, error.exit_code
+
+
+def name_of(job):
+    return f"{job['preset']}/{job['batch']}x{job['length']}"
 
 
 def started_up(worker):
@@ -125,12 +208,6 @@ def timed(worker, job, args):
             "memory_gib": round(last["memory_peak"] / 2**30, 2), "loss": last["loss"],
             "versions": last["versions"],
             **worker.look()}  # behind the turns: a profiler may slow what follows
-
-
-def last_words(file):
-    """The last lines that a process said."""
-    file.seek(0)
-    return [line.rstrip() for line in file if line.strip()][-5:]
 
 
 def tell(job, figures, args):

@@ -23,16 +23,17 @@ STEP_CASES = ("16x1024", "4x512", "8x2048", "4x4096", "1x16384", "64x256")
 
 
 def select(cases, patterns):
-    """The cases whose names match one of comma-separated globs.  Errors: UsageError if none does.
+    """The cases whose names match one of comma-separated globs.
 
     cases: name -> case
+    Errors: UsageError for a glob that matches none.
     """
-    globs = patterns.split(",")
-    found = {name: case for name, case in cases.items()
-             if any(fnmatchcase(name, glob.strip()) for glob in globs)}
-    if not found:
-        raise UsageError(f"--cases {patterns!r} matches none of {', '.join(cases)}")
-    return found
+    globs = [glob.strip() for glob in patterns.split(",")]
+    for glob in globs:
+        if not any(fnmatchcase(name, glob) for name in cases):
+            raise UsageError(f"--cases {glob!r} matches none of {', '.join(cases)}")
+    return {name: case for name, case in cases.items()
+            if any(fnmatchcase(name, glob) for glob in globs)}
 
 
 # ---------------------------------------------------------------- products

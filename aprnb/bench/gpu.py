@@ -11,9 +11,10 @@ import numpy as np
 
 from ..backend import open_backend
 from ..dtypes import BF16, F32
-from ..errors import DeviceError, UsageError
+from ..errors import DeviceError
 from ..kernels.choice import ROOMS, Choice
 from ..kernels.cuda import copy_in, cuda
+from .devices import require
 from .timing import Contestant, contest, time_of
 
 ROTATION_BYTES = 200_000_000
@@ -27,8 +28,7 @@ def open_gpu(name, kernels):
 
     Errors: UsageError for another device, DeviceError if it or these kernels cannot be used.
     """
-    if not name.startswith("cuda"):
-        raise UsageError(f"--device {name}: this bench measures a GPU; use cuda or cuda:N")
+    require(name, "cuda", why="this bench measures a GPU; ")
     try:
         return open_backend(name, "bf16", kernels)
     except DeviceError as error:

@@ -19,6 +19,7 @@ from .timing import median, spread
 COLUMNS = ("bench", "case", "unit", "ours", "spread", "peer", "peer_value", "ratio", "peer_how",
            "device", "commit", "date")
 NUMBERS = ("ours", "spread", "peer_value", "ratio")
+MAY_BE_ZERO = ("spread",)
 OF_A_PEER = NUMBERS[2:]  # empty where nothing was beside ours
 KEY = ("bench", "case", "device")
 PACKAGES = ("aprnb", "numpy", "numba", "numba-cuda", "cuda-bindings", "torch", "transformers")
@@ -89,18 +90,28 @@ def read(path):
     for i, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise CheckError(f"{path}: line {i} has not {len(COLUMNS)} columns; repair it first")
-        wrong = [name for name in NUMBERS if not _is_number(row[name], name in OF_A_PEER)]
+        wrong = [name for name in NUMBERS if not _is_figure(row[name], name, row["peer"])]
         if wrong:
-            raise CheckError(f"{path}: line {i}: {wrong[0]} {row[wrong[0]]!r} is no number; repair "
-                             "it first")
+            raise CheckError(f"{path}: line {i}: {wrong[0]} {row[wrong[0]]!r} is "
+                             f"{_need(wrong[0], row['peer'])}; repair it first")
     return rows
 
 
-def _is_number(text, may_be_empty):
+def _is_figure(text, name, peer):
+    """Whether a column of numbers holds what a row with this peer, or with none, must have."""
+    if name in OF_A_PEER and not peer:
+        return not text
     try:
-        return math.isfinite(float(text)) if text else may_be_empty
+        value = float(text)
     except ValueError:
         return False
+    return math.isfinite(value) and (value > 0 or value == 0 and name in MAY_BE_ZERO)
+
+
+def _need(name, peer):
+    if name in OF_A_PEER and not peer:
+        return "a figure of no peer, need nothing there or the peer's name"
+    return f"no number {'of at least 0' if name in MAY_BE_ZERO else 'above 0'}"
 
 
 def text(rows):

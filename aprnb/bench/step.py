@@ -13,15 +13,17 @@ from contextlib import ExitStack
 from ..config import PRESETS
 from ..errors import MissingPackageError, UsageError
 from .cases import STEP_CASES, select
+from .devices import require
 from .rows import Row
 from .timing import median, rotated
-from .turns import started
-from .variants import variant_of
+from .turns import signal_name, started
+from .variants import variants_of
 
 SIZE = re.compile(r"([1-9]\d*)x([1-9]\d*)")  # sequences x target tokens of each
 STANDARD = "qwen2.5-0.5b"
 WARM_UP = 4  # steps: what records graphs or compiles again has done so by then
 TURN_S = 1.0
+ASKED = 64  # exit code of an interpreter that was asked for packages and has all of them
 
 
 def measure(patterns, rounds, against, device, precision, residual, preset, recompute, python,
@@ -33,9 +35,8 @@ def measure(patterns, rounds, against, device, precision, residual, preset, reco
     variants: comma-separated names of variants.py for "torch"; the fastest of them is the peer
     Errors: UsageError, MissingPackageError before anything is measured.
     """
-    sizes = [p.strip() for p in patterns.split(",")]
-    if not all(SIZE.fullmatch(size) for size in sizes):
-        sizes = list(select({name: name for name in STEP_CASES}, patterns))
+    require(device, "cpu", "cuda")
+    sizes = sizes_of(patterns)
     if preset not in PRESETS:
         raise UsageError(f"--preset {preset!r}: need one of {', '.join(PRESETS)}")
     if precision == "auto":
@@ -47,23 +48,52 @@ def measure(patterns, rounds, against, device, precision, residual, preset, reco
     settings = {"device": device, "precision": precision, "preset": preset,
                 "residual": precision if residual == "auto" else residual,
                 "recompute": recompute}
-    runs = [settings | dict(zip(("batch", "length"), map(int, SIZE.fullmatch(size).groups())))
-            for size in sizes]
-    # best may be one that is named too
-    found = [list(dict.fromkeys(variant_of(name, run) for name in names[against])) for run in runs]
+    runs = [settings | batch_and_length(size) for size in sizes]
+    found = [variants_of(names[against], run) for run in runs]
     if against != "none":
-        _require_torch(python)
+        require_torch(python)
     return (row for size, run, own in zip(sizes, runs, found)
             for row in _rows(size, run, own, rounds, python))
 
 
-def _require_torch(python):
-    found = subprocess.run([python, "-c", "import importlib.util as u; "
-                            "print(*(n for n in ('torch', 'transformers') if not u.find_spec(n)))"],
-                           capture_output=True, text=True)
-    if found.returncode or found.stdout.strip():
-        absent = " and ".join(found.stdout.split()) or "torch and transformers"
-        raise MissingPackageError(f"--against: {absent} not installed for {python}; try `pip "
+def sizes_of(patterns):
+    """Sizes of comma-separated words, each a size of its own or a glob of STEP_CASES.
+
+    Errors: UsageError for a word that is neither, and for one that stands twice.
+    """
+    words = [word.strip() for word in patterns.split(",")]
+    twice = next((word for i, word in enumerate(words) if word in words[:i]), None)
+    if twice is not None:
+        raise UsageError(f"--cases {patterns}: {twice!r} stands twice; leave one out")
+    standard = dict.fromkeys(STEP_CASES)
+    return list(dict.fromkeys(size for word in words for size in (
+        [word] if SIZE.fullmatch(word) else select(standard, word))))
+
+
+def batch_and_length(size):
+    """Settings of a size."""
+    return dict(zip(("batch", "length"), map(int, SIZE.fullmatch(size).groups())))
+
+
+def require_torch(python):
+    """Errors: MissingPackageError if this interpreter has no PyTorch or no transformers, UsageError
+    if it is none.  It answers by its exit code: what else it prints is no answer."""
+    names = ("torch", "transformers")
+    found = subprocess.run(
+        [python, "-c", "import importlib.util as u, sys; sys.exit("
+         f"{ASKED} + sum(1 << i for i, n in enumerate({names}) if not u.find_spec(n)))"],
+        stdin=subprocess.DEVNULL, capture_output=True)
+    absent = found.returncode - ASKED
+    if not 0 <= absent < 1 << len(names):
+        said = found.stderr.decode(errors="replace").split("\n")
+        how = (f"exit code {found.returncode}" if found.returncode >= 0
+               else signal_name(-found.returncode))
+        raise UsageError(f"--torch-python {python}: asked for its packages it ended with {how}: "
+                         f"{' | '.join(filter(None, said[-4:])) or 'no word'}; need a Python "
+                         "interpreter")
+    if absent:
+        which = " and ".join(name for i, name in enumerate(names) if absent >> i & 1)
+        raise MissingPackageError(f"--against: {which} not installed for {python}; try `pip "
                                   "install torch transformers`, or give --torch-python")
 
 
@@ -177,5 +207,5 @@ def used_bytes(device):
         answer = subprocess.run(["nvidia-smi", "-i", index, "--query-gpu=memory.used",
                                  "--format=csv,noheader,nounits"], capture_output=True, text=True)
         return int(answer.stdout) << 20
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None

@@ -104,6 +104,24 @@ def variant_of(name, settings):
     return found
 
 
+def variants_of(names, settings):
+    """The Variants of these names, each once: "best" may be one that is named too.
+
+    Errors: UsageError as of variant_of, and for one that is named twice, in whatever order of
+    words.
+    """
+    found = {}  # what it does -> its name as asked for, Variant
+    for name in names:
+        variant = variant_of(name, settings)
+        does = replace(variant, name="", inductor=tuple(sorted(variant.inductor)))
+        twin, _ = found.setdefault(does, (name, variant))
+        if twin != name and "best" in (twin, name):
+            continue
+        if found[does][1] is not variant:
+            raise UsageError(f"--torch-variant {name} and {twin} are one variant; leave one out")
+    return [variant for _, variant in found.values()]
+
+
 def _best(settings):
     if settings["device"] == "cpu" or settings["precision"] == "fp32":
         return "own"

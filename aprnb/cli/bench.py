@@ -112,7 +112,7 @@ def memory(against, kernels, device, cases, rounds, **output):
 @click.option("--torch-python", default=sys.executable, metavar="FILE",
               help="Interpreter that has torch and transformers  [default: this one].")
 @click.option("--device", default="cuda", show_default=True, metavar="NAME",
-              help="cpu, cuda or cuda:N.")
+              help="cpu, cuda or cuda:N; never chosen for you, since rows are named after it.")
 @precision()
 @reports("8x2048,4x512 (sequences x tokens)")
 def step(against, variants, preset, recompute, residual, torch_python, device, precision, cases,
