@@ -94,11 +94,13 @@ def test_every_question_to_a_dead_worker_says_how_it_ended(ask):
 def test_a_child_that_outlives_a_worker_does_not_hide_its_end(site, tmp_path):
     """It holds the pipes open, so that no end of file tells."""
     site("import os, time\nif 'aprnb' in ' '.join(__import__('sys').orig_argv):\n"
-         "    if os.fork() == 0:\n        time.sleep(60); os._exit(0)\n"
-         f"    open({str(tmp_path / 'parent')!r}, 'w').close()\n    os._exit(3)\n")
+         "    child = os.fork()\n    if child == 0:\n        time.sleep(60); os._exit(0)\n"
+         f"    with open({str(tmp_path / 'child')!r}, 'w') as file:\n"
+         "        file.write(str(child))\n    os._exit(3)\n")
     with pytest.raises(AprnbError, match="ours ended with exit code 3; it said nothing"):
         with started("ours", "step_ours", SETTINGS, patience_s=30) as worker:
             worker.answer()
+    os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
 
 
 # ---------------------------------------------------------------- memory
