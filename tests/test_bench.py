@@ -357,6 +357,16 @@ def test_what_cannot_be_measured_is_said_at_once(arguments, code, words):
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
+def test_auto_is_no_device_of_a_bench():
+    """Rows are named after the device that was asked for: auto would name two by one name."""
+    from aprnb.bench.devices import require
+    require("cpu", "cpu", "cuda")
+    require("cuda:1", "cuda")
+    for kinds in (("cpu", "cuda"), ("cuda",)):
+        with pytest.raises(UsageError, match="--device auto: .*cuda or cuda:N"):
+            require("auto", *kinds)
+
+
 def test_every_bench_is_listed_with_its_whole_purpose():
     result = aprnb_here("bench", "--help")
     assert result.returncode == 0 and "..." not in result.stdout.replace("[ARGS]...", "")

@@ -105,15 +105,16 @@ def test_a_child_that_outlives_a_worker_does_not_hide_its_end(site, tmp_path):
 
 # ---------------------------------------------------------------- memory
 
-@pytest.mark.parametrize("error", [
-    "MemoryError('Unable to allocate 9 GiB')", "OSError(12, 'Unable to allocate 9 GiB')",
-    "RuntimeError('allocator: Unable to allocate 9 GiB: can\\'t allocate memory')",
-    "type('OutOfMemoryError', (RuntimeError,), {})('CUDA: Unable to allocate 9 GiB')"])
-def test_a_worker_out_of_memory_ends_the_bench_as_such(error, site, monkeypatch):
+@pytest.mark.parametrize("error, whose", [
+    ("MemoryError('Unable to allocate 9 GiB')", "host"),
+    ("OSError(12, 'Unable to allocate 9 GiB')", "host"),
+    ("RuntimeError('allocator: Unable to allocate 9 GiB: can\\'t allocate memory')", "host"),
+    ("type('OutOfMemoryError', (RuntimeError,), {})('CUDA: Unable to allocate 9 GiB')", "device")])
+def test_a_worker_out_of_memory_ends_the_bench_as_such(error, whose, site, monkeypatch):
     site(f"import aprnb.bench.workload as w\ndef batches(*_):\n    raise {error}\n"
          "w.batches = batches\n")
     monkeypatch.setenv("PYTHONPATH", os.environ["PYTHONPATH"] + os.pathsep + str(ROOT))
-    refused(aprnb_here(*STEP), 12, "ours: out of host memory", "Unable to allocate 9 GiB")
+    refused(aprnb_here(*STEP), 12, f"ours: out of {whose} memory", "Unable to allocate 9 GiB")
 
 
 # ---------------------------------------------------------------- the tool

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from corpora import small_tokenizer, stdlib_ids
 
-from aprnb.errors import AprnbError, CheckError
+from aprnb.errors import AprnbError, CheckError, StorageError
 from aprnb.formats.apr import read_apr, write_apr
 from aprnb.formats.convert import export_model, import_model
 from aprnb.formats.model_file import open_model
@@ -110,7 +110,10 @@ def test_a_name_of_a_template_never_becomes_a_path(tmp_path, source):
     metadata = file.metadata | {"chat_template_files": True, "chat_templates": {
         "../../evil": "x", "tool_use": "y"}}
     write_apr(tmp_path / "x.apr", metadata, arrays)
-    export_model(tmp_path / "x.apr", tmp_path / "e")
+    try:
+        export_model(tmp_path / "x.apr", tmp_path / "e")
+    except StorageError as error:  # a path that is not there
+        pytest.fail(str(error))
     assert not list(tmp_path.rglob("*.jinja"))
     rows = read(tmp_path / "e", "tokenizer_config")["chat_template"]
     assert {"name": "../../evil", "template": "x"} in rows

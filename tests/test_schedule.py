@@ -57,11 +57,12 @@ def test_constant_without_warm_up_is_the_given_float_on_every_step():
     assert {Schedule("constant", PEAK, LOW, 0, 20).rate(s) for s in range(20)} == {PEAK}
 
 
-def test_cosine_is_half_way_in_the_middle_and_follows_the_curve():
-    schedule = Schedule("cosine", PEAK, LOW, 0, 101)
-    assert schedule.rate(50) == pytest.approx((PEAK + LOW) / 2, rel=gamma(4 * FUNCTION))
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_cosine_is_half_way_in_the_middle_and_follows_the_curve(warmup):
+    schedule = Schedule("cosine", PEAK, LOW, warmup, warmup + 101)
+    assert schedule.rate(warmup + 50) == pytest.approx((PEAK + LOW) / 2, rel=gamma(4 * FUNCTION))
     quarter = LOW + (PEAK - LOW) * (1 + math.cos(math.pi / 4)) / 2
-    assert schedule.rate(25) == pytest.approx(quarter, rel=gamma(4 * FUNCTION))
+    assert schedule.rate(warmup + 25) == pytest.approx(quarter, rel=gamma(4 * FUNCTION))
 
 
 def test_linear_falls_by_the_same_amount_at_every_step():

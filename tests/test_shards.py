@@ -12,7 +12,7 @@ from aprnb.data.corpus import Corpus
 from aprnb.data.encode import EncodeOptions, encode_corpus
 from aprnb.data.shards import ShardError, crc32_of, open_dataset, repair_manifest
 from aprnb.data.tokenizer import from_json
-from aprnb.errors import CheckError, NotFoundError, UsageError
+from aprnb.errors import CheckError, NotFoundError, StorageError, UsageError
 from tolerance import gamma
 
 
@@ -269,8 +269,11 @@ def test_more_shards_than_file_descriptors_are_encoded_opened_and_read(tmp_path,
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
     setrlimit(RLIMIT_NOFILE, (highest + 41, limits[1]))
     try:
-        manifest = encode(corpus_of(documents, tmp_path / "many.jsonl"), tmp_path / "out",
-                          shard_tokens=1)
+        try:
+            manifest = encode(corpus_of(documents, tmp_path / "many.jsonl"), tmp_path / "out",
+                              shard_tokens=1)
+        except StorageError as error:
+            pytest.fail(str(error))
         dataset = open_dataset(tmp_path / "out")
         windows = Windows(dataset, 7)
         rows = np.stack([windows[i] for i in range(len(windows))])

@@ -86,7 +86,9 @@ def test_training_twice_gives_the_same_bytes():
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_decoding_returns_the_text(text):
-    assert small_tokenizer().decode(small_tokenizer().encode(text)) == text
+    tokenizer = small_tokenizer()
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.decode(tokenizer.encode_prompt(text)) == text
 
 
 def test_a_batch_equals_its_members_one_by_one():

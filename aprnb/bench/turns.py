@@ -181,8 +181,12 @@ def serve(open_side):
 
 def _of_memory(error):
     """As errors.out_of_memory; knows PyTorch's own too, without importing it."""
-    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
-        return out_of_memory(MemoryError(str(error).partition("\n")[0]))
+    said = str(error).partition("\n")[0]
+    if type(error).__name__ == "OutOfMemoryError":  # of the GPU
+        return DeviceMemoryError(f"out of device memory: {said}; try fewer sequences or tokens, or "
+                                 "a smaller --preset")
+    if "can't allocate memory" in said:
+        return out_of_memory(MemoryError(said))
     return out_of_memory(error)
 
 

@@ -99,7 +99,7 @@ BELIEF = [
           cpu=[(CACHE, "    except RuntimeError:\n", "    except KeyError:\n")]),
     fault("cache-warns-for-every-kernel", "a cache that takes nothing is said for each kernel",
           "ours: a hundred lines that nobody reads",
-          cpu=[(CACHE, "        _said.add(folder)\n", "        _said.add(text)\n")]),
+          cpu=[(CACHE, "        _said.add(what)\n", "        _said.add(text)\n")]),
     fault("full-cache-ends-the-run", "a kernel that cannot be kept ends the run",
           "common",
           cpu=[(CACHE, "    except (OSError, AprnbError) as error:\n        unkept[file]",

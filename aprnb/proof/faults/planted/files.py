@@ -155,6 +155,14 @@ ARCHITECTURE = [
           "reference, H4C",
           cpu=[(CONFIG, 'rms_norm_eps=get.number("rms_norm_eps"),\n        tied=boolean_of(',
                 "rms_norm_eps=1e-5,\n        tied=boolean_of(")]),
+    fault("token-id-beyond-the-vocabulary", "an id that is no row of the embedding ends a text",
+          "ours: ids were taken as they stood",
+          cpu=[("aprnb/fields.py", "if not 0 <= value < vocab_size:", "if value < 0:")]),
+    fault("boolean-for-a-token-id", "true is the id 1", "common: bool is a kind of int",
+          cpu=[("aprnb/fields.py", """    if isinstance(value, bool) or not isinstance(value, int):
+        raise LoadError(f"{where}: {name} is {value!r:.60}""",
+                """    if not isinstance(value, int):
+        raise LoadError(f"{where}: {name} is {value!r:.60}""")]),
     fault("heads-guessed", "the number of heads is hidden_size / 64", "reference 0.72.3",
           cpu=[(CONFIG, 'hidden, heads = get.integer("hidden_size"), '
                         'get.integer("num_attention_heads")',

@@ -78,14 +78,14 @@ STEP_FAULTS = [
           cpu=[(STEP, 'upload(self.v, state["v"])', 'upload(self.v, state["m"])')]),
     fault("optimiser-digest-of-a-format-string", "the digest is that of the step count in words",
           "reference",
-          cpu=[(STEP, "digest.update(name.encode() + array.tobytes())",
-                'digest.update(f"{name}:{self.step}".encode())')]),
+          cpu=[(STEP, "digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # no "
+                "copy", 'digest.update(f":{self.step}".encode())')]),
 ]
 
 SCHEDULE_FAULTS = [
     fault("schedule-logged-not-applied", "updates use the peak rate, the log shows the schedule",
           "reference",
-          cpu=[(LOOP, "self.trainer.update(lr)", "self.trainer.update(settings.lr)")]),
+          cpu=[(LOOP, "self.trainer.update(lr)", "self.trainer.update(self.settings.lr)")]),
     fault("cosine-horizon-too-long", "the decay aims at a step after the last: its end is not low",
           "ALB-129",
           cpu=[(SCHEDULE, "last, start = self.steps - 1, self.warmup",
@@ -269,7 +269,7 @@ LOOP_FAULTS = [
     fault("throughput-counts-all-positions", "tokens per second count inputs and targets",
           "ours: padding and prompts counted as work",
           cpu=[(LOOP, "step_record(step, loss, norm, lr, targets.size, wall",
-                "step_record(step, loss, norm, lr, inputs.size + targets.size, wall")]),
+                "step_record(step, loss, norm, lr, 2 * targets.size, wall")]),
     fault("throughput-without-waiting", "the time that a step waits for data is left out",
           "ours: a faster clock",
           cpu=[(METRICS, '"tokens_per_sec": tokens / wall_s,',
