@@ -33,14 +33,18 @@ class Interrupt:
 
     _current = None  # the innermost one
 
-    def __init__(self, unarmed="; nothing half-written was left"):
-        """unarmed: what is true of a program that is stopped before `arm`, for the message."""
-        self._unarmed = unarmed
+    def __init__(self, unarmed="; nothing half-written was left", last=False):
+        """unarmed: what is true of a program that is stopped before `arm`, for the message.
+
+        last: the program ends with this context; what comes later changes nothing any more, where
+        Python's own end would give the signals back to the system, which kills.
+        """
+        self._unarmed, self._last = unarmed, last
         self.requested = None
         """What asked for the end, such as "SIGTERM"; None if nothing did."""
         self.at_stake = lambda: "what was not saved"
         """Names what a stop at once loses; the loop knows."""
-        self._armed = self._at_once = False
+        self._armed = self._at_once = self._done = False
         self._asked = None  # the first signal, unlike `requested` never --max-minutes
         self._first = None  # when the newest event began
         self._stop = None  # the Interrupted that was raised and has not arrived yet
@@ -64,10 +68,11 @@ class Interrupt:
             with self._open:
                 before, self._before = self._before, {}
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_IGN if self._last else handler)
             sys.unraisablehook, Interrupt._current = self._hook, self._outer
-            if self._outer:
-                self._outer._first = self._first  # the rest of one event may come later
+            if self._outer:  # the rest of one event may come later, or the whole run be done
+                self._outer._first = self._first
+                self._outer._done = self._armed and kind is None
         if isinstance(error, Exception) and self.requested and not self._armed:
             raise Interrupted(self._stopped()) from error
 
@@ -113,7 +118,7 @@ class Interrupt:
 
     def _signal(self, number, name):
         now = time.monotonic()
-        if self._first is not None and now - self._first < SAME_EVENT_S:
+        if self._done or self._first is not None and now - self._first < SAME_EVENT_S:
             return
         if number == getattr(signal, "SIGXCPU", None) and self.requested:
             return  # the kernel repeats it every second

@@ -227,3 +227,25 @@ def test_the_command_line_outside_the_main_thread_handles_no_signal():
     thread.start()
     thread.join()
     assert codes == [0]
+
+
+def test_a_program_that_has_ended_is_killed_by_nothing():
+    """The rest of an event, or a signal after the work: Python's own end takes a moment."""
+    program = ("import os, signal, sys, threading\n"
+               "from aprnb.cli import main\n"
+               "class Late:\n"
+               "    def __del__(self):\n"  # as the interpreter ends
+               "        for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):\n"
+               "            os.kill(os.getpid(), n)\n"
+               "keep = Late()\n"
+               "main()\n")
+    result = processes.run([sys.executable, "-c", program, "--version"])
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_signal_after_the_run_does_not_take_its_report():
+    with Interrupt() as program:
+        with Interrupt() as run:
+            run.arm()
+        send(signal.SIGTERM)
+        assert program.requested is None

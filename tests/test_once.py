@@ -56,3 +56,9 @@ def test_a_flag_may_be_repeated_and_a_list_uses_every_value(tmp_path):
 def test_two_command_lines_in_one_process_do_not_count_together():
     for _ in range(2):
         refused(aprnb_here("eval", "absent.apr", "--dataset", "d", "--seq-length", 4), 3, "absent")
+
+
+def test_an_option_whose_value_may_be_left_out_is_given_once_too():
+    refused(aprnb_here("pretrain", "--run-dir", "x", "--resume", "--resume", "auto"), 2,
+            "--resume given twice: no value and 'auto'")
+    refused(aprnb_here("pretrain", "--run-dir", "x", "--resume", ""), 2, "--resume ''", "auto")

@@ -3,6 +3,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import processes
@@ -292,16 +294,22 @@ def test_two_signals_of_one_event_leave_a_state(whole):
     assert numbers(train(base, "both", resume=True)) == numbers(report)
 
 
-def test_a_run_ends_when_its_minutes_are_over_and_goes_on(whole):
+def test_a_run_ends_when_its_minutes_are_over_and_goes_on(whole, monkeypatch):
+    """The clock of its 600 minutes stands still until the fifth step."""
     base, report = whole
+    over, sleep = threading.Event(), time.sleep
+    monkeypatch.setattr(time, "sleep", lambda s: over.wait() if s == 36_000 else sleep(s))
 
     def wait(record):
         if record["step"] == 4:
-            signal.pause()
-    first = train(base, "minutes", wait, max_minutes=0.01)
+            over.set()
+            for _ in range(500):
+                if not interrupt.Interrupt._current.requested:
+                    sleep(0.01)
+    first = train(base, "minutes", wait, max_minutes=600.0)
     assert (first["status"], first["exit_code"], first["steps_recorded"]) == ("INTERRUPTED", 130, 5)
-    assert "by --max-minutes 0.01 after 5 of" in first["detail"]
-    again = train(base, "minutes", resume=True, max_minutes=600.0)
+    assert "by --max-minutes 600 after 5 of" in first["detail"]
+    again = train(base, "minutes", resume=True, max_minutes=601.0)
     assert numbers(again) == numbers(report)
 
 

@@ -71,7 +71,7 @@ def main(args=None):
     A reader of our output that has enough, such as `head`, ends the verb without a message.
     """
     try:
-        with Interrupt():
+        with Interrupt(last=args is None):
             code = call(sys.argv[1:] if args is None else list(args))
     except (Exception, KeyboardInterrupt) as error:  # the outermost frame: nothing above reports
         if os.environ.get("APRNB_TRACEBACK"):

@@ -37,7 +37,8 @@ def _guarded(option, context):
         values.append(value)
         if len(values) > 1:
             name = max(option.obj.opts, key=len)
-            raise click.UsageError(f"{name} given twice: {values[0]!r} and {values[1]!r}; give it "
+            first, second = (repr(v) if isinstance(v, str) else "no value" for v in values)
+            raise click.UsageError(f"{name} given twice: {first} and {second}; give it "
                                    "once, with the value that is meant", context)
         store(value, state)
     return process

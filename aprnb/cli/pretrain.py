@@ -3,6 +3,7 @@
 No flag has a default here: train/settings.py holds them, so that config.json can say of every
 value whether it was given. The help names them.
 """
+import errno
 import json
 import sys
 
@@ -22,10 +23,11 @@ Examples:
 Exit codes: 0 done, or stopped by --patience; 2 usage; 3 file not found; 4 not a model file; 5 a
 gate failed, the target was missed, unusable data, or the run folder exists; 6 model, tokenizer or
 configuration do not fit; 7 I/O, disk full; 8 non-finite values; 12 out of device memory; 14 no
-usable GPU; 130 interrupted by a signal or by --max-minutes, a state was saved first."""
+usable GPU; 130 interrupted by a signal or by --max-minutes: a state was saved, unless the message
+says that there was nothing to save."""
 
 N, X = {"type": int, "metavar": "N"}, {"type": float, "metavar": "X"}
-NEWEST = ""  # --resume alone
+NEWEST = "newest"  # --resume alone
 PATH = {"metavar": "PATH"}
 
 
@@ -149,6 +151,9 @@ def pretrain(resume, override, force, as_json, quiet, **flags):
     from ..errors import UsageError
     from ..train.console import Console, open_closed_streams
     from ..train.run import pretrain as train
+    if resume == "":  # an empty variable of a shell
+        raise UsageError("--resume '': need auto or a state (step, name or path); without a value "
+                         "it goes on from the newest")
     resume = True if resume == NEWEST else resume or False
     if resume and force:
         raise UsageError("--resume and --force: need one of them")
@@ -161,13 +166,15 @@ def pretrain(resume, override, force, as_json, quiet, **flags):
 
 
 def print_report(report, as_json, console):
-    """The final JSON document, or its lines for people."""
+    """The final JSON document, or its lines for people. Errors: OSError of a full disk."""
     from ..train.console import silence
     if as_json:
         try:
             click.echo(json.dumps(report))
-        except BrokenPipeError:  # nobody reads it; summary.json holds the same
-            silence(sys.stdout)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: of a terminal that was closed
+                raise
+            silence(sys.stdout)  # nobody reads it; summary.json holds the same
         return
     console.result(f"{report['status']}: {report['detail']}")
     if report["final_val_loss"] is not None:
