@@ -150,6 +150,16 @@ def test_a_sticky_folder_holds_a_cache_and_is_none(disk, entry, cubin, stored, t
     path.chmod(0o1777)
     found, texts = said(lambda: disk.load(entry, "f1 h1", "sm_90a"))
     assert found is None and len(texts) == 1 and f"{path} can be written" in texts[0]
+    assert "chmod" not in texts[0]  # it is everybody's on purpose: nobody shall close /tmp
+
+
+def test_a_device_that_is_named_as_the_cache_is_no_folder(disk, entry, cubin, monkeypatch):
+    """And nobody is told to change its mode."""
+    monkeypatch.setenv("APRNB_CACHE", "/dev/null")
+    found, texts = said(lambda: (disk.load(entry, "f1 h1", "sm_90a"),
+                                 disk.store(entry, "f1 h1", "sm_90a", cubin)))
+    assert found == (None, False) and len(texts) == 1
+    assert "/dev/null" in texts[0] and "APRNB_CACHE" in texts[0] and "chmod" not in texts[0]
 
 
 # ---------------------------------------------------------------- what lies under a kernel's name
@@ -225,6 +235,7 @@ def test_a_named_folder_that_everybody_can_write_is_not_believed(disk, entry, na
     named.parent.chmod(mode)
     found, texts = said(lambda: disk.load(entry, "f1 h1", "sm_90a"))
     assert found is None and len(texts) == 1 and f"{named.parent} can be written" in texts[0]
+    assert ("chmod" in texts[0]) is (mode == 0o777)
 
 
 def test_a_named_folder_that_others_could_put_there_is_not_believed(disk, entry, cubin, named,

@@ -108,7 +108,8 @@ def make_folder():
                 raise StorageError(reason)
         _sweep(folder)
     except OSError as error:
-        raise StorageError(f"{folder}: cannot be written: {error.strerror or error}; set "
+        reason = "it is no folder" if isinstance(error, FileExistsError) else error.strerror
+        raise StorageError(f"{error.filename or folder}: cannot be written: {reason or error}; set "
                            "APRNB_CACHE to another folder") from error
     return folder
 
@@ -195,7 +196,7 @@ def _make_way(path):
 def _own_believed(folder):
     """Whether the cache may be read; says once why not. One that is not there is not an error."""
     try:
-        reason = _ours(folder.parent) or _ours(folder)
+        reason = _ours(folder) or _ours(folder.parent)  # so that what is no folder is not there
     except OSError:
         return False
     return _believed(folder, reason)
@@ -252,9 +253,10 @@ def _of_others(path, status, owners, variable):
 
 def _writable(path, status, bits, mode):
     if status.st_mode & bits:
+        shared = status.st_mode & stat.S_ISVTX  # everybody's on purpose, as /tmp is
+        way = "" if shared else f"if only you wrote there, `chmod {mode} {path}`, else "
         return (f"{path} can be written by other users, and machine code from them would run on "
-                f"the GPU; if only you wrote there, `chmod {mode} {path}`, else choose a folder "
-                "of your own")
+                f"the GPU; {way}choose a folder of your own")
     return None
 
 

@@ -66,7 +66,7 @@ BELIEF = [
           cpu=[(CACHE, "    if status.st_uid not in owners:", "    if status.st_uid < 0:")]),
     fault("cache-root-unseen", "the folder above the tools' own is not looked at",
           "ours: who can rename a folder can replace it",
-          cpu=[(CACHE, "reason = _ours(folder.parent) or _ours(folder)",
+          cpu=[(CACHE, "reason = _ours(folder) or _ours(folder.parent)",
                 "reason = _ours(folder)")]),
     fault("sticky-cache-believed", "a sticky folder is believed, though everybody can write there",
           "common: /tmp itself named as the cache",
