@@ -205,14 +205,15 @@ def test_a_worker_leaves_signals_to_its_caller(when):
     from aprnb.interrupt import SIGNALS
     from aprnb.kernels import workers
     from aprnb.kernels.build import BuildError
+    key = keys()[0]  # this imports its file, which the worker is then told of
     worker = workers._Worker(workers._modules())
     try:
         for asked in ("starting", "serving"):
             if asked == when:
                 for number in SIGNALS:
                     worker.process.send_signal(number)
-            worker.key = keys()[0]
-            worker.say(worker.key)
+            worker.key = key
+            worker.say(key)
             assert worker.answer().symbol
     except BuildError as error:
         pytest.fail(f"the worker is gone: {error}")
@@ -231,6 +232,20 @@ def test_what_else_is_printed_in_a_worker_is_no_answer(cache, tmp_path, monkeypa
     assert result.stdout.endswith(f"the script runs\nbuilt {KERNELS}\n")
     assert "started" in result.stderr  # where it hinders nobody
     assert len(files(cache)[0]) == KERNELS
+
+
+@pytest.mark.parametrize("closed", ["0<&- 1>&-", "0<&- 1>&- 2>&-"])
+def test_a_caller_without_standard_streams_has_workers(closed):
+    """A daemon may have closed them: what it opens next bears their numbers."""
+    script = f"""
+import aprnb.kernels.convert
+from aprnb.kernels import workers
+workers._build_here = None  # they build, nobody else
+assert len(list(workers.build_many({keys()[:2]}, 1))) == 2
+"""
+    result = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", script],
+                            capture_output=True, text=True, timeout=PATIENCE)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 # ---------------------------------------------------------------- a cache that takes nothing

@@ -6,6 +6,7 @@ forked: a driver context and the compiler's threads do not survive that. It ends
 no worker outlives the process that started it. Questions and answers have pipes of their own: what
 else writes to stdout there, a sitecustomize.py for one, goes to this process's stderr.
 """
+import fcntl
 import json
 import os
 import selectors
@@ -102,10 +103,11 @@ class _Worker:
             asked, self.questions = _pipe(ends)
             self.answers, answered = _pipe(ends)
             theirs = asked.fileno(), answered.fileno()
+            heard = 2 if sys.__stderr__ else subprocess.DEVNULL  # None: started without a stderr
             with unasked():
                 self.process = subprocess.Popen(
                     [sys.executable, "-P", "-c", START, HOME, *map(str, theirs), *sys.path],
-                    stdin=subprocess.DEVNULL, stdout=2, pass_fds=theirs,
+                    stdin=subprocess.DEVNULL, stdout=heard, stderr=heard, pass_fds=theirs,
                     env={**os.environ, "CUDA_CACHE_DISABLE": "1"})
             asked.close()
             answered.close()
@@ -162,5 +164,15 @@ class _Worker:
 
 
 def _pipe(ends):
-    """A pipe: the files to read from and to write to."""
-    return [ends.enter_context(os.fdopen(end, mode)) for end, mode in zip(os.pipe(), ("rb", "wb"))]
+    """A pipe: the files to read from and to write to.
+
+    Their numbers are above those of the standard streams: where this process has closed these, the
+    worker's own would take their place.
+    """
+    made = os.pipe()
+    try:
+        return [ends.enter_context(os.fdopen(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3), mode))
+                for end, mode in zip(made, ("rb", "wb"))]
+    finally:
+        for end in made:
+            os.close(end)
