@@ -70,8 +70,7 @@ class Interrupt:
             for number, handler in before.items():
                 signal.signal(number, signal.SIG_IGN if self._last else handler)
             sys.unraisablehook, Interrupt._current = self._hook, self._outer
-            if self._outer:  # the rest of one event may come later, or the whole run be done
-                self._outer._first = self._first
+            if self._outer:  # the run is done: what comes now must not cut off its report
                 self._outer._done = self._armed and kind is None
         if isinstance(error, Exception) and self.requested and not self._armed:
             raise Interrupted(self._stopped()) from error
