@@ -5,7 +5,7 @@ import json
 import pytest
 from runs import Watcher, aprnb, numbers, train
 
-from aprnb.errors import UsageError
+from aprnb.errors import CheckError, UsageError
 from aprnb.train.horizon import beyond, changed
 from aprnb.train.schedule import SHAPES, Schedule
 from aprnb.train.settings import Settings, resolve
@@ -68,14 +68,18 @@ def test_a_new_horizon_at_a_resume_is_laid_out_from_there_and_said(tmp_path, sha
     assert config["schedule_steps"] == {"value": 12, "from": "flag"}
 
 
-def test_the_change_is_said_as_long_as_no_state_knows_it(tmp_path):
+def test_only_the_flag_moves_the_horizon(tmp_path):
+    """In config.json it raised the rate five times, "as the run was last started"."""
     train(tmp_path, num_steps=8)
     config = json.loads((tmp_path / "run/config.json").read_text())
-    config["settings"]["num_steps"]["value"] = 12  # as a resume that was killed at once left it
+    config["settings"]["num_steps"]["value"] = 12
     config["settings"]["schedule_steps"]["value"] = 12
     (tmp_path / "run/config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckError, match="schedule_steps is 12, the state says 8.*or take .*"
+                                         "--schedule-steps 12"):
+        train(tmp_path, resume=True)
     watcher = Watcher()
-    train(tmp_path, resume=True, watcher=watcher)
+    train(tmp_path, resume=True, watcher=watcher, schedule_steps=12)
     assert [text for text in watcher.warnings if "--schedule-steps was 8 and is 12" in text]
 
 

@@ -112,10 +112,35 @@ def test_an_override_takes_the_value_of_the_file_and_says_so(half):
     assert report["per_step_metrics"][12]["lr"] < 1e-3
     assert "--override lr: 0.001, the state was saved with 0.003" in watcher.warnings
     assert [(e["setting"], e["state"], e["now"], e["from"]) for e in events(base / name, "override")
-            ] == [("lr", 0.003, 0.001, "config.json"), ("beta2", 0.95, 0.5, "config.json")]
+            ] == [("lr", 0.003, 0.001, "config.json"), ("beta2", 0.95, 0.5, "config.json"),
+                  ("min_lr", 0.003 / 10, 0.001 / 10, "lr")]
     watcher = Watcher()
     longer(base, name, overrides=["lr"], watcher=watcher)  # as a script says it every time
     assert "--override lr: nothing to override, the state says 0.001 too" in watcher.warnings
+
+
+def test_what_was_made_of_an_overridden_setting_follows_it_unless_it_was_given(half):
+    """A rate a hundred times lower is what NON-FINITE advises; the lowest rate was above it."""
+    base, name = half
+    watcher = Watcher()
+    report = longer(base, name, overrides=["lr"], lr=3e-5, watcher=watcher)
+    assert report["status"] == "COMPLETED"
+    assert f"min_lr follows lr: {3e-5 / 10}, the state was saved with {0.003 / 10}" in watcher.warnings
+    with pytest.raises(UsageError, match="--min-lr"):
+        longer(base, name, overrides=["lr", "min_lr"], lr=1e-6, min_lr=1e-5)
+
+
+def test_whoever_is_killed_after_an_override_goes_on_with_it(half):
+    base, name = half
+
+    class Killed(Watcher):
+        def step(self, record, steps):
+            raise RuntimeError("killed")
+    with pytest.raises(RuntimeError):
+        longer(base, name, overrides=["lr"], lr=1e-3, watcher=Killed())
+    report = longer(base, name)
+    assert report["status"] == "COMPLETED"
+    assert 0 < report["per_step_metrics"][12]["lr"] < 1e-3
 
 
 def test_an_override_takes_the_value_of_the_command_line_too(half):
@@ -125,7 +150,7 @@ def test_an_override_takes_the_value_of_the_command_line_too(half):
     result = aprnb("pretrain", "--run-dir", base / name, "--resume", "--num-steps", 20, "--lr",
                    "1e-3", "--override", "lr", "--override", "--grad-clip", "--grad-clip", 0.5)
     assert result.returncode == 0, result.stderr
-    assert [e["now"] for e in events(base / name, "override")] == [0.001, 0.5]
+    assert [e["now"] for e in events(base / name, "override")] == [0.001, 0.5, 0.001 / 10]
     settings = json.loads((base / name / "config.json").read_text())["settings"]
     assert settings["lr"] == {"value": 0.001, "from": "flag"}
 

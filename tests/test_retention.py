@@ -122,16 +122,15 @@ def test_the_state_of_an_abort_lies_beside_the_last_good_one(tmp_path, monkeypat
     assert kept(tmp_path / "run", "aborted") == []
 
 
-def test_an_abort_before_the_first_state_says_how_to_go_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize("resume", [True, "auto"])
+def test_an_abort_before_the_first_state_says_how_to_go_on(tmp_path, monkeypatch, resume):
     poison(monkeypatch, 2)
     report = train(tmp_path)
     assert "there is no state before it" in report["detail"]
     assert kept(tmp_path / "run", "aborted") == [5]
     monkeypatch.undo()
-    with pytest.raises(CheckError, match="--resume goes on from its abort"):
-        train(tmp_path, resume="auto")
     watcher = Watcher()
-    again = train(tmp_path, resume=True, watcher=watcher)
+    again = train(tmp_path, resume=resume, watcher=watcher)
     assert [text for text in watcher.warnings if "goes on from aborted-000005.apr" in text]
     assert again["status"] == "COMPLETED" and again["steps_recorded"] == 17
 

@@ -68,9 +68,9 @@ class Loop:
     def __post_init__(self):
         self.ln_vocab_nats = math.log(self.model.config.vocab_size)
         self.folder.tell = self._tell
-        self._saved = asdict(self.position) if self.checkpoint else None
+        self.saved = asdict(self.position) if self.checkpoint else None
         """The position that the newest state holds."""
-        self.interrupt.at_stake = lambda: at_stake(self.position, self._saved, self.folder)
+        self.interrupt.at_stake = lambda: at_stake(self.position, self.saved, self.folder)
 
     def run(self):
         """Train to the end. Returns an Outcome; errors of the disk and the data are raised."""
@@ -207,7 +207,7 @@ class Loop:
         step = self.position.step
         state, path = self.folder.state_file(step), self.folder.aborted_file(step)
         try:
-            if self._saved == asdict(self.position) and state.exists():
+            if self.saved == asdict(self.position) and state.exists():
                 self.durably(os.replace, state, path)  # an evaluation found it bad
             else:
                 self._write_state(path)
@@ -319,9 +319,9 @@ class Loop:
         Errors: NonFiniteError if a weight is not finite; StorageError.
         """
         at, path = self.position, self.folder.state_file(self.position.step)
-        if self._saved != asdict(at):
+        if self.saved != asdict(at):
             self._write_state(path)
-            self._saved = asdict(at)
+            self.saved = asdict(at)
             if at.step > at.epoch_start or self.checkpoint is None:  # else the epoch's is newest
                 self.checkpoint = self.folder.here(path)
         if prune:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 
 from ..errors import CheckError, NotFoundError, UsageError
 from . import records
-from .settings import (EDITED, FIXED, LATER, MAY_CHANGE, PATHS, PLACES, Settings, flag,
-                       resolve_resumed, stored_settings)
+from .settings import (EDITED, FIXED, LATER, LOWEST_LR_SHARE, MAY_CHANGE, PATHS, PLACES, Settings,
+                       flag, resolve_resumed, stored_settings)
 
 FILES = ("config.json", "metrics.jsonl")
 
@@ -53,13 +53,14 @@ def settle(given, overrides, folder, state):
         stored["schedule_steps"] = known.get("schedule_steps") or stored["num_steps"]
     truth = stored | known
     changes = _compare(given, keys, folder.config, stored, truth, state.path.name)
+    changes += _followers(given, keys, stored, truth, origins)
     try:
         Settings(**stored)
     except UsageError as error:  # of settings that may change
         raise CheckError(f"{folder.config}: {error}; {EDITED}") from error
     settings, origins = resolve_resumed(given, stored, origins, keys)
-    notes += [f"--override {c['setting']}: {c['now']}, the state was saved with {c['state']}"
-              for c in changes]
+    notes += [(f"{c['setting']} follows lr" if c["from"] == "lr" else f"--override {c['setting']}")
+              + f": {c['now']}, the state was saved with {c['state']}" for c in changes]
     notes += [f"--override {key}: nothing to override, the state says {truth[key]} too"
               for key in keys if key not in FILES and key not in [c["setting"] for c in changes]]
     notes += _as_last_started(given, stored, truth)
@@ -135,13 +136,15 @@ def _complete(saved):
 
 def _compare(given, keys, where, stored, truth, state):
     """Facts of the overridden settings; CheckError with every other difference."""
-    differ = {name for name in truth if name not in MAY_CHANGE and name not in PLACES
+    free = MAY_CHANGE - {"schedule_steps"} | given.keys() & MAY_CHANGE  # a flag alone moves it
+    differ = {name for name in truth if name not in free and name not in PLACES
               and stored[name] != truth[name]}
     refused = sorted(differ - set(keys), key=list(truth).index)
     if refused:
         rows = "; ".join(f"{name} is {stored[name]}, the state says {truth[name]}"
                          for name in refused)
-        takes = " ".join(f"--override {name}" for name in refused if name not in FIXED)
+        takes = " ".join(f"--schedule-steps {stored[name]}" if name == "schedule_steps" else
+                         f"--override {name}" for name in refused if name not in FIXED)
         takes = f", or take the values of the file with {takes}" if takes else ""
         raise CheckError(f"{where}: differs from {state}, which was saved with other settings: "
                          f"{rows}. Put the values of the state back, have the file written anew "
@@ -155,10 +158,20 @@ def _compare(given, keys, where, stored, truth, state):
     return facts
 
 
+def _followers(given, keys, stored, truth, origins):
+    """Facts of a setting that was made of one that is overridden, and now is made anew."""
+    lr = given.get("lr", stored["lr"])
+    if "lr" not in keys or lr == truth["lr"] or origins.get("min_lr") != "mode default" or (
+            "min_lr" in keys or "min_lr" in given):
+        return []
+    stored["min_lr"] = lr / LOWEST_LR_SHARE
+    return [{"setting": "min_lr", "state": truth["min_lr"], "now": stored["min_lr"], "from": "lr"}]
+
+
 def _as_last_started(given, stored, truth):
     """Settings that may change and that config.json says otherwise than the state: by a start
     after which no state was saved, or by hand."""
-    for name in sorted(MAY_CHANGE - set(PLACES) - given.keys()):
+    for name in sorted(MAY_CHANGE - set(PLACES) - given.keys() - {"schedule_steps"}):
         if stored[name] != truth[name]:
             yield (f"config.json says {name} {stored[name]}, as the run was last started; the "
                    f"state was saved with {truth[name]}")

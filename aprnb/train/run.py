@@ -86,7 +86,7 @@ def pretrain(given, console, resume=False, force=False, overrides=()):
 def _planned(given, folder, resume, force, overrides):
     """Plan of a run that starts or goes on. Errors: those of `_new` and `_resumed`."""
     auto = resume == "auto"
-    if auto and not folder.has_state():
+    if auto and not folder.resumable():
         # a run without any model lost nothing: the start that failed is made again
         again = folder.is_run() and not folder.has_models()
         if again:
@@ -299,6 +299,9 @@ def _note_changes(loop, plan, console):
         text, facts = said
         loop.note("schedule", text=text, **facts)
         console.warn(text)
+    if plan.resumed.changes or plan.settings.schedule_steps != plan.resumed.before.schedule_steps:
+        loop.saved = None  # from now on a state says so: whoever is killed goes on as it was
+        loop.save_state()
 
 
 def _preflight(settings, model, data, console):

@@ -217,6 +217,10 @@ class RunFolder(HeldFolder):
         """Whether there is something to go on from with --resume."""
         return bool(self.numbered("state-*.apr"))
 
+    def resumable(self):
+        """Whether --resume has something to go on from, if only the state of an abort."""
+        return self.has_state() or bool(self.numbered("aborted-*.apr"))
+
     def has_models(self):
         """Whether there is any model that a start in this folder would clear."""
         return any(self.numbered(f"{kind}-*.apr") for kind in ("epoch", "state", "aborted"))
