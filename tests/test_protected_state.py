@@ -125,7 +125,8 @@ def test_what_was_made_of_an_overridden_setting_follows_it_unless_it_was_given(h
     watcher = Watcher()
     report = longer(base, name, overrides=["lr"], lr=3e-5, watcher=watcher)
     assert report["status"] == "COMPLETED"
-    assert f"min_lr follows lr: {3e-5 / 10}, the state was saved with {0.003 / 10}" in watcher.warnings
+    said = f"min_lr follows lr: {3e-5 / 10}, the state was saved with {0.003 / 10}"
+    assert said in watcher.warnings
     with pytest.raises(UsageError, match="--min-lr"):
         longer(base, name, overrides=["lr", "min_lr"], lr=1e-6, min_lr=1e-5)
 
