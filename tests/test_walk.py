@@ -94,6 +94,48 @@ def test_a_json_that_breaks_off_is_named_with_the_record(tmp_path, text, message
         texts_of(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize("data", [
+    b'{"content": "abc def', b'[{"content": "a", ]', b'{"id": 1, "content": "a"', b'{"content" x'])
+def test_a_damaged_json_of_a_folder_is_refused_by_name(tmp_path, data):
+    put(tmp_path, a__json=data, good__txt="x" * 10_000)
+    with pytest.raises(CheckError, match="a.json: value 1 is not valid JSON") as caught:
+        Corpus([tmp_path])
+    assert caught.value.exit_code == 5
+    put(tmp_path, a__json=b"{ // no record here\n}")
+    assert Corpus([tmp_path]).left_out == {"not valid JSON": [f"{tmp_path}/a.json"]}
+
+
+def test_a_json_in_utf16_counts_as_no_utf8(tmp_path):
+    array = json.dumps([RECORD, RECORD]).encode("utf-16")
+    put(tmp_path, a__json=array, good__txt="x" * 200 * len(array))
+    assert Corpus([tmp_path]).left_out == {"not UTF-8": [f"{tmp_path}/a.json"]}
+    put(tmp_path, good__txt="x" * 50 * len(array))
+    with pytest.raises(CheckError, match="1 of 2 files are not UTF-8"):
+        Corpus([tmp_path])
+
+
+@pytest.mark.parametrize("first", ['{"content": null}', '{"meta": 1}', '["x"]', "7"])
+def test_a_json_is_judged_by_all_its_records(tmp_path, first):
+    put(tmp_path, a__json=f'[{first}, {{"content": "text"}}]', b__txt="b")
+    with pytest.raises(CheckError, match="a.json: record 1"):
+        texts_of(tmp_path)
+    put(tmp_path, a__json=f"[{first}, {first}]")
+    assert list(Corpus([tmp_path]).left_out) == ["no record with a text in field 'content'"]
+
+
+def test_texts_in_another_field_are_said(tmp_path):
+    put(tmp_path, c___a__json='{"id": 3, "text": "one"}\n{"text": "two", "url": "u"}')
+    with pytest.raises(CheckError, match="texts in 'text', 'url'.*--content-field text"):
+        Corpus([tmp_path / "c"])
+    assert texts_of(tmp_path / "c", content_field="text") == ["one", "two"]
+    put(tmp_path, c___b__txt="words of a text of some words")
+    result = aprnb_here("tokenize", "train", "--corpus", tmp_path / "c", "--vocab-size", 260,
+                        "--output", tmp_path / "t")
+    assert result.returncode == 0
+    assert "a.json (texts in 'text', 'url')" in result.stderr
+    assert "; --content-field reads another field" in result.stderr
+
+
 def test_links_are_followed_and_nothing_is_read_twice(tmp_path):
     put(tmp_path, corpus___a__txt="a", elsewhere___b__txt="b", corpus___sub___c__txt="c")
     for name, target in (("l", "../elsewhere"), ("m", "../elsewhere"), ("up", ".."), ("self", "."),

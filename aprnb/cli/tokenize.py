@@ -280,7 +280,8 @@ def open_corpus(paths, content_field, include):
         shown = "".join(f"\n  {name}" for name in names[:SHOWN])
         more = f"\n  and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
         size = f" ({counted(corpus.skipped_nbytes, 'byte')})" if reason == "not UTF-8" else ""
-        hint = "; --include NAME reads them" if reason in TAKEN_BY_NAME else ""
+        hint = "; --include NAME reads them" if reason in TAKEN_BY_NAME else (
+            "; --content-field reads another field" if reason.startswith("no record") else "")
         warn(f"{counted(len(names), 'entry')} of the corpus skipped, {reason}{size}{hint}:"
              f"{shown}{more}")
     if corpus.held_out:

@@ -22,6 +22,8 @@ from .walk import SUFFIXES, Walk, kind_of, named_held_out, summary
 RECORDS = (".jsonl", ".json", ".parquet")
 MAX_SKIPPED = 0.01  # share of the bytes that may lie in files that are not UTF-8
 PIECE_CHARS = 1 << 24  # a longer .txt or .py is read in pieces, cut at the end of a line
+FIELDS = 5  # with texts, named of a .json without the one that is read
+USUAL_FIELDS = ("text", "content", "body", "raw_content", "document")
 JSON_TYPES = {type(None): "null", bool: "true or false", int: "a number", float: "a number",
               list: "an array", dict: "an object"}
 
@@ -42,7 +44,7 @@ class Corpus:
     """The documents of files and folders, in a fixed order; iterate to stream them.
 
     `include` takes what folders leave out for its name. Errors: NotFoundError, UsageError (suffix,
-    pipe, include), CheckError (no file, > 1 % not UTF-8, bad record, damaged .gz or .zst),
+    pipe, include), CheckError (no file, > 1 % not UTF-8, bad record, damaged .json, .gz or .zst),
     MissingPackageError (.parquet without pyarrow, .zst without zstandard).
     """
 
@@ -53,17 +55,24 @@ class Corpus:
         """Reason -> names of what was found and is not read."""
         if any(kind_of(file).suffix == ".parquet" for file in walk.files):
             parquet_reader()
-        found = []
+        bad = {file for file in walk.files
+               if kind_of(file).suffix != ".parquet" and not is_utf8(file)}
+        found, other_fields = [], []
         for file in walk.files:
-            if file not in walk.named and kind_of(file).suffix == ".json" \
-                    and not self.holds_records(file):
-                walk.leave_out(f"no record with a text in field {content_field!r}", file)
+            if file in walk.named or file in bad or kind_of(file).suffix != ".json":
+                found.append(file)
+                continue
+            reason, fields = self.why_no_records(file)
+            if reason:
+                other_fields += fields
+                walk.leave_out(reason, f"{file}{texts_in(fields)}")
             else:
                 found.append(file)
         if not found:
+            hint = (f"; the .json hold {texts_in(other_fields, '{}')}: take one with "
+                    f"--content-field {best_field(other_fields)}" if other_fields else "")
             raise CheckError(f"{', '.join(map(str, paths))}: no {', '.join(SUFFIXES)} file"
-                             f"{self.left_out_in_words()}; an empty corpus cannot be used")
-        bad = {file for file in found if kind_of(file).suffix != ".parquet" and not is_utf8(file)}
+                             f"{self.left_out_in_words()}{hint}; an empty corpus cannot be used")
         self.files = [file for file in found if file not in bad]
         self.skipped = [file for file in found if file in bad]
         for file in self.skipped:
@@ -155,15 +164,27 @@ class Corpus:
                     raise
                 raise CheckError(f"{file}: {error}") from error
 
-    def holds_records(self, file):
-        """Whether the first value of a .json is a record of this corpus: other .json abound."""
+    def why_no_records(self, file):
+        """(why a .json of a folder is left out, the fields in which it holds texts), or (None, []).
+
+        Other .json abound, so one is read where any record has a text in the field, and is none of
+        this corpus where no record has. Errors: CheckError (damaged before its first text).
+        """
+        fields = {}
         try:
             with unpacked(file) as (stream, _):
-                text = io.TextIOWrapper(stream, "utf-8", errors="replace")
-                first = next(iter(JsonValues(text)), None)
-        except ValueError:
-            return False
-        return isinstance(first, dict) and isinstance(first.get(self.content_field), str)
+                for record in JsonValues(io.TextIOWrapper(stream, "utf-8")):
+                    if isinstance(record, dict):
+                        if isinstance(record.get(self.content_field), str):
+                            return None, []
+                        fields |= {key: True for key, value in record.items()
+                                   if isinstance(value, str)}
+        except ValueError as error:
+            if spells(file, self.content_field):
+                raise CheckError(f"{file}: {error}; mend it, or take it out of the corpus"
+                                 ) from error
+            return "not valid JSON", []
+        return f"no record with a text in field {self.content_field!r}", list(fields)
 
     def text_of(self, record, where):
         """The text of a record. Errors: CheckError that says what stands in its place."""
@@ -202,6 +223,30 @@ class Corpus:
                         yield document(text, share, f"{file}: row {row}")
         except arrow.ArrowException as error:
             raise CheckError(f"{file}: not a readable Parquet file: {error}") from error
+
+
+def texts_in(fields, form=" ({})"):
+    """" (texts in 'text', 'url')", or nothing."""
+    names = list(dict.fromkeys(fields))
+    more = ", ..." if len(names) > FIELDS else ""
+    shown = "texts in " + ", ".join(map(repr, names[:FIELDS])) + more
+    return form.format(shown) if names else ""
+
+
+def best_field(fields):
+    """The field that is most likely meant: a usual name of texts, else the first."""
+    return next((name for name in USUAL_FIELDS if name in fields), fields[0])
+
+
+def spells(file, word):
+    """Whether a text file holds the word in quotes, as a .json with such a field does."""
+    sought, before = json.dumps(word, ensure_ascii=False).encode(), b""
+    with unpacked(file) as (data, _):
+        while block := data.read(READ_BYTES):
+            if sought in before + block:
+                return True
+            before = block[-len(sought):]
+    return False
 
 
 def document(text, progress, where):
