@@ -74,6 +74,42 @@ def test_other_files_are_named_for_what_they_are(tmp_path, data, words):
     assert caught.value.exit_code == 5
 
 
+def bfloat16(ids):
+    """The upper halves of 32-bit floats."""
+    return (np.asarray(ids).astype("<f4").view("<u4") >> 16).astype("<u2")
+
+
+@pytest.mark.parametrize("vocab", [3, 65, 250])
+@pytest.mark.parametrize("form", ["float16", "bfloat16", "float16-be"])
+def test_ids_as_16_bit_floats_are_not_promised_to_be_integers(tmp_path, form, vocab):
+    ids = zipf(vocab)[:20_000]
+    ids[99] = 70_000  # above what float16 can hold
+    with np.errstate(over="ignore"):
+        data = bfloat16(ids) if form == "bfloat16" else ids.astype("<f2").view("<u2")
+    file = file_of(tmp_path / "a.bin", data.byteswap() if form.endswith("-be") else data, "<u2")
+    with pytest.raises(ShardError, match=f"holds {form} numbers.* or uint16") as caught:
+        open_dataset(file)
+    assert "import-tokens" in str(caught.value) and "rightly" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be"])
+def test_text_in_another_encoding_is_text(tmp_path, encoding):
+    text = "Zürich, “a text” of wörds\n" if encoding != "latin-1" else "Zürich, a text of wörds\n"
+    data = (text * 4000).encode(encoding)
+    (tmp_path / "a.bin").write_bytes(data[:len(data) // 4 * 4])
+    with pytest.raises(ShardError, match="holds text .*not UTF-8"):
+        open_dataset(tmp_path / "a.bin")
+
+
+@pytest.mark.parametrize("dtype", ["uint64", "uint16", "float32", "uint32-be", "uint8"])
+@pytest.mark.parametrize("place", ["middle", "end"])
+def test_a_file_is_judged_from_its_start_to_its_end(tmp_path, dtype, place):
+    ids = zipf(250, 200_000)
+    ids[:len(ids) // 5 * (2 if place == "middle" else 4)] = 0
+    with pytest.raises(ShardError, match=f"holds {dtype} token ids"):
+        open_dataset(file_of(tmp_path / "a.bin", ids[:200_000], DTYPES[dtype]))
+
+
 def test_a_manifest_does_not_vouch_for_what_it_never_looked_at(tmp_path):
     ids = stdlib_ids()
     file_of(tmp_path / "shard-00000.bin", ids)
