@@ -143,10 +143,10 @@ def test_links_are_followed_and_nothing_is_read_twice(tmp_path):
         os.symlink(target, tmp_path / "corpus" / name)
     corpus = Corpus([tmp_path / "corpus"])
     assert [document.text for document in corpus] == ["a", "b", "c"]
-    twice = corpus.left_out.pop("read already under another name")
-    assert sorted(os.path.relpath(name, tmp_path / "corpus") for name in twice) == [
-        "m", "n.txt", "self", "up", "z.txt"]
-    assert corpus.left_out == {}
+    assert relative(corpus.left_out, tmp_path / "corpus") == {
+        "read already under another name": [
+            "m/ -> ../elsewhere", "n.txt -> ../elsewhere/b.txt", "self/ -> .", "z.txt -> a.txt"],
+        "link to a folder that holds the corpus": ["up/ -> .."]}
 
 
 # ---------------------------------------------------------------- what is not
@@ -198,6 +198,76 @@ def test_include_takes_what_was_left_out_for_its_name(mixed):
     assert "hidden" not in left and "virtual environment" not in left
     with pytest.raises(UsageError, match="--include tset: nothing of that name"):
         Corpus([mixed], include=["dev", "tset"])
+
+
+def test_links_are_judged_by_what_they_point_to_as_well(tmp_path):
+    corpus = tmp_path / "up/corpus"
+    put(corpus, test___part___a__txt="test", train__txt="train", sub___env___pyvenv__cfg="",
+        sub___env___b__txt="env")
+    put(tmp_path, Dev___c__txt="dev", out___d__txt="out", cache___node_modules___e__txt="js",
+        up___dev___deep___f__txt="deep")
+    for name, target in (("aaa", "test"), ("aab", "test/part"), ("aac.txt", "test/part/a.txt"),
+                         ("aad", "../../Dev"), ("aae", "sub/env"), ("aaf", "../../out"),
+                         ("aag", "../../cache/node_modules"), ("aah", "../dev/deep"),
+                         ("aai", ".."), ("aaj", "../..")):
+        os.symlink(target, corpus / name)
+    found = Corpus([corpus])
+    assert [document.text for document in found] == ["out", "train"]
+    assert relative(found.left_out, corpus) == {
+        "held out by its name": ["aaa/ -> test", "aab/ -> test/part", "aac.txt -> test/part/a.txt",
+                                 "aad/ -> ../../Dev", "aah/ -> ../dev/deep", "test/"],
+        "virtual environment": ["aae/ -> sub/env", "sub/env/"],
+        "cache": ["aag/ -> ../../cache/node_modules"],
+        "link to a folder that holds the corpus": ["aai/ -> ..", "aaj/ -> ../.."]}
+    for include in ("test", "aaa"):
+        assert "test" in texts_of(corpus, include=[include])
+
+
+@pytest.mark.parametrize("marks", ["conda-meta/history", "lib/python3.11/site-packages/a.py",
+                                   "lib/python3/dist-packages/a.py",
+                                   "lib64/pypy3.10/site-packages/a.py", "pyvenv.cfg"])
+def test_environments_are_known_without_their_usual_mark(tmp_path, marks):
+    put(tmp_path, **{"my___tools___b__py": "b", f"my/tools/{marks}": "x", "c__py": "c"})
+    found = Corpus([tmp_path])
+    assert [document.text for document in found] == ["c"]
+    assert relative(found.left_out, tmp_path) == {"virtual environment": ["my/tools/"]}
+
+
+@pytest.mark.parametrize("name", ["site-packages", "dist-packages", "__pypackages__"])
+def test_installed_packages_are_left_out_and_can_be_taken(tmp_path, name):
+    put(tmp_path, c__py="c")
+    put(tmp_path / "my/Lib" / name, b__py="b")
+    assert relative(Corpus([tmp_path]).left_out, tmp_path) == {
+        "installed packages": [f"my/Lib/{name}/"]}
+    assert texts_of(tmp_path, include=[name]) == ["c", "b"]
+
+
+@pytest.mark.parametrize("name", [
+    "val.txt", "validation.txt.gz", "eval.txt", "Test-2.jsonl", "held-out.json", "held_out.txt",
+    "testing/a.txt", "Test_data/a.jsonl", "a/dev-set/b/c.txt"])
+def test_what_looks_held_out_is_read_and_named(tmp_path, name):
+    data = lines("x") if ".json" in name else b"x"
+    put(tmp_path, **{f"c/{name}": gzip.compress(data) if name.endswith("gz") else data})
+    assert Corpus([tmp_path / "c"]).held_out == [tmp_path / "c" / name]
+    assert Corpus([tmp_path / "c" / name]).held_out == []
+
+
+def test_what_does_not_look_held_out_is_not_named(tmp_path):
+    put(tmp_path, test_x__py="x", testing___y__py="x", value__txt="x", testament__txt="x",
+        test___z__txt="x", device__txt="x", test___Dev___v__txt="x")
+    found = Corpus([tmp_path], include=["test", "dev"])
+    assert len(found.files) == 7 and found.held_out == []
+
+
+def test_include_takes_the_path_that_the_warning_prints(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path, roots___test___a__txt="a", roots___sub___test___b__txt="b", roots___c__txt="c")
+    for name in ("roots/test", "roots/test/", "./roots/test", tmp_path / "roots/test"):
+        assert texts_of("roots", include=[str(name)]) == ["c", "a"]
+    assert texts_of("roots", include=["sub/test"]) == ["c", "b"]
+    assert texts_of(tmp_path / "roots", include=["roots/test/"]) == ["c", "a"]
+    with pytest.raises(UsageError, match="--include roots/tset: nothing of that name"):
+        Corpus(["roots"], include=["roots/tset"])
 
 
 def test_a_folder_that_is_named_itself_is_read_whatever_its_name(mixed):

@@ -20,7 +20,8 @@ CORPUS = click.option("--corpus", "paths", multiple=True, required=True, metavar
                            ".parquet: extra `data`), or a folder of them; repeat it for more.")
 INCLUDE = click.option("--include", multiple=True, metavar="NAME",
                        help="A folder or file that is left out for its name: test, tests, valid, "
-                            "val, dev, eval, .hidden, node_modules; repeat it for more.")
+                            "val, dev, eval, .hidden, node_modules; a name, or a path as the "
+                            "warning prints it; repeat it for more.")
 FIELD = click.option("--content-field", default="content", show_default=True,
                      help="Field or column that holds the text of .jsonl, .json and .parquet.")
 ALLOW = click.option("--allow-degenerate", is_flag=True,
@@ -29,7 +30,8 @@ ALLOW = click.option("--allow-degenerate", is_flag=True,
 PROGRESS_SECONDS = 2.0  # between two lines
 COLUMNS = 100  # of a table
 SHOWN = 8  # names of what is skipped for one reason
-TAKEN_BY_NAME = ("hidden", "cache", "virtual environment", "held out by its name")
+TAKEN_BY_NAME = ("hidden", "cache", "virtual environment", "installed packages",
+                 "held out by its name")
 
 
 @click.group(epilog="""\b

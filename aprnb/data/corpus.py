@@ -17,9 +17,8 @@ from ..errors import CheckError, MissingPackageError
 from .cuts import last_cut
 from .json_values import JsonValues
 from .unpack import READ_BYTES, unpacked
-from .walk import SUFFIXES, Walk, kind_of, named_held_out, summary
+from .walk import SUFFIXES, Walk, kind_of, summary
 
-RECORDS = (".jsonl", ".json", ".parquet")
 MAX_SKIPPED = 0.01  # share of the bytes that may lie in files that are not UTF-8
 PIECE_CHARS = 1 << 24  # a longer .txt or .py is read in pieces, cut at the end of a line
 FIELDS = 5  # with texts, named of a .json without the one that is read
@@ -82,8 +81,8 @@ class Corpus:
         self.skipped_nbytes = sum(file.stat().st_size for file in self.skipped)
         self.empty = 0
         """Documents without a character that the last iteration came across."""
-        self.held_out = [file for file in self.files if named_held_out(file)
-                         and file not in walk.named and kind_of(file).suffix in RECORDS]
+        self.held_out = [file for file in self.files
+                         if file in walk.held_out and file not in walk.named]
         """Files of a folder that are read although their names say that they are held out."""
         self.refuse_invalid()
 

@@ -1,9 +1,9 @@
 """Which files below a folder are its corpus; everything else is counted and named.
 
 Folders are walked in lexical order and links are followed, each file and folder once. Left out are
-what no corpus is made of (hidden files, virtual environments, caches), what its name says is held
-out from training (test, valid, dev, ...), and what cannot be read. `--include NAME` takes what is
-left out for its name.
+what no corpus is made of (hidden files, environments, installed packages, caches), what its name
+says is held out from training (test, valid, dev, ...), and what cannot be read. A link is judged by
+what it points to as well. `--include NAME` takes what is left out for its name.
 """
 import os
 import re
@@ -15,8 +15,11 @@ from ..errors import NotFoundError, UsageError
 SUFFIXES = (".jsonl", ".json", ".txt", ".py", ".parquet")
 PACKED = (".gz", ".zst")  # behind any suffix of a text
 CACHES = {"__pycache__", "node_modules"}
+PACKAGES = {"site-packages", "dist-packages", "__pypackages__"}
+ENVIRONMENT = "lib*/py*/*-packages"  # what one holds; Lib/site-packages is in CPython's sources
 HELD_OUT = {"test", "tests", "valid", "validation", "val", "dev", "eval", "evaluation", "heldout",
             "held-out", "held_out", "holdout"}
+LIKE_HELD_OUT = f"({'|'.join(sorted(HELD_OUT))})([-_]?(set|data)|ing)?(?![a-z])"
 NAMED = 20  # of what is left out for one reason; the others are counted
 
 
@@ -51,12 +54,13 @@ class Walk:
         """Reason -> names, in the order in which they were met."""
         self.named = {path for path in paths if path.is_file()}
         """Files that were named themselves."""
-        self._include = {name.casefold().rstrip("/"): name for name in include}
-        self._unmet = dict(self._include)
+        self.held_out = set()
+        """Files of a folder that are read although their names say that they are held out."""
+        self._include, self._unmet, self._taken = list(include), list(include), set()
         self.files = [file for path in paths for file in self._files_of(path)]
         if self._unmet:
-            raise UsageError(f"--include {', '.join(self._unmet.values())}: nothing of that name "
-                             "was left out; need the name of a file or folder of the corpus")
+            raise UsageError(f"--include {', '.join(self._unmet)}: nothing of that name was left "
+                             "out; need the name or path of a file or folder of the corpus")
 
     def leave_out(self, reason, name):
         """Count and name a file or folder that is not read."""
@@ -72,15 +76,18 @@ class Walk:
         seen, found, waiting = {root}, [], self._entries(path)
         while waiting:
             entry = waiting.pop()
-            reason = self._reason(entry, seen, root)
+            reason = self._reason(entry, seen, root, path)
             if reason:
-                self.leave_out(reason, f"{entry}/" if os.path.isdir(entry) else entry)
+                leads = os.path.islink(entry) and reason != "dangling link"
+                self.leave_out(reason, f"{entry}{'/' * os.path.isdir(entry)}"
+                               + (f" -> {os.readlink(entry)}" if leads else ""))
                 continue
             seen.add(os.path.realpath(entry))
             if os.path.isdir(entry):
                 waiting += self._entries(entry)
             else:
                 found.append(entry)
+        self.held_out |= {file for file in found if self._looks_held_out(file, path)}
         return found
 
     def _entries(self, folder):
@@ -91,20 +98,21 @@ class Walk:
             self.leave_out("unreadable", f"{folder}/ ({error.strerror})")
             return []
 
-    def _reason(self, entry, seen, root):
-        """Why an entry of a folder is not read, or None."""
+    def _reason(self, entry, seen, root, path):
+        """Why an entry of the folder `path`, whose real path is `root`, is not read, or None."""
         try:
             os.stat(entry)
         except OSError:
             return "dangling link" if os.path.islink(entry) else "unreadable"
-        reason, name = self._reason_of_name(entry), entry.name.casefold()
-        if reason and name not in self._include:
-            return reason
-        if reason:
-            self._unmet.pop(name, None)
+        reasons = [reason for reason, name in reasons_of_name(entry, root)
+                   if not self._takes(entry, name, path)]
         target = os.path.realpath(entry)
-        if target in seen or root.startswith(target.rstrip(os.sep) + os.sep):
+        if target in seen:
             return "read already under another name"
+        if root.startswith(target.rstrip(os.sep) + os.sep):
+            return "link to a folder that holds the corpus"
+        if reasons:
+            return reasons[0]
         if os.path.isdir(entry):
             return None
         if not os.path.isfile(entry):
@@ -115,17 +123,23 @@ class Walk:
             return "empty"
         return None if os.access(entry, os.R_OK) else "unreadable"
 
-    @staticmethod
-    def _reason_of_name(entry):
-        if entry.name.startswith("."):
-            return "hidden"
-        if not os.path.isdir(entry):
-            return None
-        if entry.name in CACHES:
-            return "cache"
-        if os.path.exists(entry / "pyvenv.cfg"):
-            return "virtual environment"
-        return "held out by its name" if entry.name.casefold() in HELD_OUT else None
+    def _takes(self, entry, name, path):
+        """Whether --include names an entry that `name` leaves out: by a name, or by its path."""
+        spelled = {folded(entry.name), folded(name), folded(entry.relative_to(path))}
+        met = [each for each in self._include if folded(each) in spelled
+               or folded(os.path.abspath(each)) == folded(os.path.abspath(entry))]
+        self._unmet = [each for each in self._unmet if each not in met]
+        if met:
+            self._taken.add(entry)
+        return bool(met)
+
+    def _looks_held_out(self, file, path):
+        """Whether a file of texts that is read has a name, or lies in a folder, of test data."""
+        if kind_of(file).suffix == ".py":  # test_x.py is code like any other
+            return False
+        below = [file, *file.parents][:len(file.relative_to(path).parts)]
+        return (any(named_held_out(each) for each in below if each not in self._taken)
+                or named_held_out(Path(os.path.realpath(file))))
 
     @staticmethod
     def _refuse_unreadable(path):
@@ -139,9 +153,44 @@ class Walk:
                              "folder")
 
 
+def reasons_of_name(entry, root):
+    """[(why an entry of a folder is left out, the name that says it)].
+
+    A link is judged by its own name and by those of the folders in which its target lies, as far
+    as they are not folders of the corpus at `root`, too.
+    """
+    found = [("hidden", entry.name)] if entry.name.startswith(".") else []
+    if os.path.isdir(entry):
+        found += [("virtual environment", entry.name)] if is_environment(entry) else []
+        found += reasons_of_folders([entry.name])
+    if os.path.islink(entry):
+        target = os.path.realpath(entry)
+        folder = target if os.path.isdir(target) else os.path.dirname(target)
+        found += reasons_of_folders(os.path.relpath(folder, root).split(os.sep))
+    return found
+
+
+def reasons_of_folders(names):
+    """[(why a folder of this name is left out, its name)]."""
+    sets = (("cache", CACHES), ("installed packages", PACKAGES), ("held out by its name", HELD_OUT))
+    return [(reason, name) for name in names for reason, known in sets
+            if (name.casefold() if known is HELD_OUT else name) in known]
+
+
+def is_environment(folder):
+    """Whether a folder holds a Python or conda environment."""
+    return (os.path.exists(folder / "pyvenv.cfg") or os.path.isdir(folder / "conda-meta")
+            or any(os.path.isdir(place) for place in folder.glob(ENVIRONMENT)))
+
+
+def folded(name):
+    """A name or path as --include compares it."""
+    return os.path.normpath(name).casefold()
+
+
 def named_held_out(file):
-    """Whether the first word of a file's name says that it is held out from training."""
-    return re.split("[^a-z]", file.name.lower(), maxsplit=1)[0] in HELD_OUT
+    """Whether the first word of a name says that what it names is held out from training."""
+    return re.match(LIKE_HELD_OUT, file.name.lower()) is not None
 
 
 def summary(left_out):

@@ -98,7 +98,7 @@ FOLDERS = [
           cpu=[(JSON_VALUES, 'if self._next() != "[":', 'if self._next() != "{}":')]),
     fault("links-to-folders-not-followed", "a folder behind a link is not read",
           "common: os.walk",
-          cpu=[(WALK, "if target in seen or root.startswith(",
+          cpu=[(WALK, "if target in seen:",
                 "if target in seen or os.path.islink(entry) and os.path.isdir(entry) or "
                 "root.startswith(")]),
     fault("links-read-twice", "a file is read under each of its names", "ours",
