@@ -102,7 +102,7 @@ FOLDERS = [
                 "if target in seen or os.path.islink(entry) and os.path.isdir(entry) or "
                 "root.startswith(")]),
     fault("links-read-twice", "a file is read under each of its names", "ours",
-          cpu=[(WALK, "if target in seen or root.startswith(", "if root.startswith(")]),
+          cpu=[(WALK, "if target in seen:", "if target in ():")]),
     fault("dangling-links-unsaid", "a link to nothing is passed over in silence",
           "ours: after a cache was cleaned up",
           cpu=[(WALK, "        self.left_out.setdefault(reason, []).append(str(name))",
@@ -110,7 +110,7 @@ FOLDERS = [
                 "            self.left_out.setdefault(reason, []).append(str(name))")]),
     fault("held-out-folders-trained-on", "folders called test are read like any other",
           "common: a validation loss that is too good",
-          cpu=[(WALK, "entry.name.casefold() in HELD_OUT", "entry.name in CACHES")]),
+          cpu=[(WALK, '("held out by its name", HELD_OUT)', '("held out by its name", set())')]),
     fault("include-of-nothing-accepted", "--include of a name that is not there is ignored",
           "ours: a spelling mistake leaves the folder out",
           cpu=[(WALK, "        if self._unmet:", "        if not self:")]),
