@@ -63,9 +63,11 @@ def test_parquet_rows_are_documents_in_order(tmp_path):
         texts_of(tmp_path)
 
 
-def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
-    (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)  # import then fails as if not installed
+@pytest.mark.parametrize("name, package", [("a.parquet", "pyarrow"), ("a.txt.zst", "zstandard")])
+def test_a_package_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch, name,
+                                                                 package):
+    (tmp_path / name).write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, package, None)  # import then fails as if not installed
     with pytest.raises(MissingPackageError, match=r"aprnb\[data\]") as caught:
         Corpus([tmp_path])
     assert caught.value.exit_code == 9

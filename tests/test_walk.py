@@ -2,7 +2,6 @@
 import gzip
 import json
 import os
-import sys
 
 import pytest
 from corpora import small_tokenizer
@@ -10,7 +9,7 @@ from runs import aprnb, aprnb_here, refused
 
 from aprnb.data import json_values
 from aprnb.data.corpus import Corpus
-from aprnb.errors import CheckError, MissingPackageError, UsageError
+from aprnb.errors import CheckError, UsageError
 
 
 def texts_of(*paths, **options):
@@ -353,14 +352,6 @@ def test_a_damaged_or_cut_file_is_named(tmp_path, name, pack):
         with pytest.raises(CheckError, match=f"{name}: a damaged or cut") as caught:
             Corpus([tmp_path])
         assert caught.value.exit_code == 5
-
-
-def test_zst_without_zstandard_names_the_extra(tmp_path, monkeypatch):
-    (tmp_path / "a.txt.zst").write_bytes(b"any")
-    monkeypatch.setitem(sys.modules, "zstandard", None)  # import then fails as if not installed
-    with pytest.raises(MissingPackageError, match=r"aprnb\[data\]") as caught:
-        Corpus([tmp_path])
-    assert caught.value.exit_code == 9
 
 
 def test_a_pipe_is_refused_by_name(tmp_path):
