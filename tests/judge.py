@@ -39,14 +39,14 @@ def blank(shape, dtype):
 
 
 def judge(module, op, arguments, outputs, free=(), scales=None, peer=None, room="",
-          allowance=0.0):
+          allowances=None):
     """Run `op` twice on the device and once in the oracle per precision; compare.
 
     outputs: names of the arrays to be judged;  free: names of arrays that may hold anything;
     scales: output -> size of the terms that cancel in it;  peer: output -> array to use in place
     of the oracle's float32 result, where that sums in another order than the kernel;  room: "" for
-    the portable kernels, "sm80", "sm90";  allowance: fraction of the scale that the hardware's own
-    arithmetic may add (tensor cores, approximate functions), as measured.
+    the portable kernels, "sm80", "sm90";  allowances: output -> fraction of the scale that the
+    hardware's own arithmetic may add (tensor cores, approximate functions).
     Returns the kernel's arrays by name.
     """
     truth, plain = oracle_results(module, op, arguments)
@@ -60,7 +60,7 @@ def judge(module, op, arguments, outputs, free=(), scales=None, peer=None, room=
         if name in outputs:
             own = (peer or {}).get(name, plain[name])
             assert_agrees(f"{op}: {name}", got[name], truth[name], own, (scales or {}).get(name),
-                          allowance)
+                          (allowances or {}).get(name, 0.0))
         elif not any(start is arguments[out] for out in outputs):
             assert got[name].tobytes() == start.tobytes(), f"{op} changed its input {name}"
     return got

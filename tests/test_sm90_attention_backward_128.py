@@ -11,8 +11,7 @@ import pytest
 
 from judge import blank, judge, normal
 from test_attention import forward, one_by_one, packed
-from test_sm90_attention import ROUNDED
-from tolerance import BF16, F32, FUNCTION, gamma
+from tolerance import BF16, F32, FUNCTION, gamma, truncations
 
 D, TILE = 128, 8192  # bytes of 64 x 64 bfloat16
 VARIANTS = pytest.mark.parametrize("keep", [True, False], ids=["kept", "recomputed"])
@@ -193,8 +192,9 @@ def judge_backward(monkeypatch, shape, **variant):
     from aprnb.kernels.sm90 import attention
     monkeypatch.setattr(attention, "backward_128", partial(attention.backward_128, **variant))
     given, own = arguments(shape)
+    _, T, H, KVH = shape
     judge("attention", "attention_backward", given, ("dqkv",), free=("delta",), room="sm90",
-          peer={"dqkv": own}, allowance=ROUNDED)
+          peer={"dqkv": own}, allowances={"dqkv": truncations(T * H // KVH)})
 
 
 @pytest.mark.gpu

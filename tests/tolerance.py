@@ -31,6 +31,14 @@ def gamma(roundings, dtype=F64):
     return share / (1 - share)
 
 
+def truncations(depth):
+    """What tensor cores may lose of a sum of `depth` products, relative to the sum of the terms'
+    sizes: an instruction adds 16 of them to a float32, aligned to the largest and cut instead of
+    rounded, which is two roundings.  Source: Fasi, Higham, Mikaitis, Pranesh 2021, Numerical
+    behavior of NVIDIA tensor cores, section 4"""
+    return gamma(2 * -(-depth // 16), F32)
+
+
 def allowed(own, scale, dtype=F32):
     """The limit on an error: twice the oracle's own error and a step of the type at the scale."""
     return 2 * float(own) + EPS[np.dtype(dtype)] * float(scale)
