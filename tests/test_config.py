@@ -1,8 +1,9 @@
 """config.json: every spelling of RoPE, and nothing that is guessed, contradictory or absurd."""
 import pytest
 
-from aprnb.config import APR_ALIASES, PRESETS, RopeScaling, from_apr, from_hf, to_apr, to_hf
+from aprnb.config import APR_ALIASES, PRESETS, RopeScaling, from_apr, to_apr
 from aprnb.errors import LoadError
+from aprnb.formats.config_json import defined_elsewhere, from_hf, to_hf
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}
@@ -86,7 +87,38 @@ def test_ids_of_tokens_are_read_one_or_several_or_none():
     "vocab_size", "max_position_embeddings", "rope_theta", "rms_norm_eps"])
 def test_a_needed_field_is_never_guessed(field):
     with pytest.raises(LoadError, match=field):
-        from_hf(config(**{field: None}), "config.json")
+        from_hf(config(**{"model_type": "qwen2", field: None}), "config.json")
+
+
+def test_what_transformers_defines_is_read_and_said():
+    """LlamaConfig has a base of RoPE, and as many key heads as heads, where a file has none."""
+    old = config(rope_theta=None, num_key_value_heads=None)
+    got = from_hf(old, "c")
+    assert (got.rope_theta, got.num_kv_heads) == (10000, got.num_heads)
+    notes = defined_elsewhere(old, "c")
+    assert [n.partition(", which")[0] for n in notes] == [
+        "c: rope_theta is absent, taken as 10000", "c: num_key_value_heads is absent, taken as 16"]
+    newer = config(rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": 5e5})
+    assert from_hf(newer, "c").rope_theta == 5e5
+    assert defined_elsewhere(newer, "c") == defined_elsewhere(config(), "c") == []
+    assert from_hf(config(hidden_act="swish"), "c") == from_hf(config(), "c")
+    with pytest.raises(LoadError, match="hidden_act 'gelu'"):
+        from_hf(config(hidden_act="gelu"), "c")
+
+
+@pytest.mark.parametrize("fields, full", [
+    ({"max_window_layers": 24}, True), ({"max_window_layers": 23}, False), ({}, True),
+    ({"num_hidden_layers": 29}, False), ({"max_window_layers": 0, "sliding_window": None}, True),
+    ({"layer_types": ["full_attention"] * 24, "max_window_layers": 0}, True),
+    ({"layer_types": ["sliding_attention"] * 24}, False), ({"model_type": "llama"}, False)])
+def test_windows_that_no_layer_has_are_none_as_in_transformers(fields, full):
+    """Qwen2Config: layers from max_window_layers (28) on have a window, unless it is null."""
+    base = to_hf(PRESETS["qwen2.5-0.5b"]) | {"use_sliding_window": True} | fields
+    if full:
+        assert from_hf(base, "c") == PRESETS["qwen2.5-0.5b"]
+    else:
+        with pytest.raises(LoadError, match="^c: not computed by this engine: "):
+            from_hf(base, "c")
 
 
 @pytest.mark.parametrize("name", PRESETS)

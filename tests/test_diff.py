@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from apr_bytes import build, entry
 
-from aprnb.config import from_hf, to_apr
+from aprnb.config import to_apr
 from aprnb.formats.apr import read_apr, write_apr
+from aprnb.formats.config_json import from_hf
 from aprnb.formats.convert import import_model
 from aprnb.formats.diff import diff_models
 from tolerance import gamma

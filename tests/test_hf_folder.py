@@ -87,6 +87,20 @@ def test_files_and_tensors_that_an_index_promises(tmp_path):
         f"{tmp_path / INDEX}: lists tensors that no file holds: {list(lost)[:5]}")
 
 
+def test_an_index_may_list_a_tied_head_as_transformers_writes_it(tmp_path):
+    shard(tmp_path, "x.safetensors", x=[1])
+    index(tmp_path, {"x": "x.safetensors", "lm_head.weight": "x.safetensors"})
+    for settings in (None, {}, {"tie_word_embeddings": False}):
+        if settings is not None:
+            (tmp_path / "config.json").write_text(json.dumps(settings))
+        assert "no file holds: ['lm_head.weight']" in said(LoadError, weight_files, tmp_path)
+    (tmp_path / "config.json").write_text('{"tie_word_embeddings": true}')
+    assert weight_files(tmp_path) == [tmp_path / "x.safetensors"]
+    index(tmp_path, {"x": "x.safetensors", "lm_head.weight": "x.safetensors",
+                     "y": "x.safetensors"})
+    assert "no file holds: ['lm_head.weight', 'y']" in said(LoadError, weight_files, tmp_path)
+
+
 # ---------------------------------------------------------------- the model
 
 def test_each_tensor_comes_from_its_file(tmp_path):

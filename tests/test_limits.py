@@ -13,9 +13,10 @@ from runs import aprnb_here, arch, flags, refused, text_shards
 
 from aprnb import backend as backends
 from aprnb.backend import OPS, open_backend
-from aprnb.config import ModelConfig, from_hf
+from aprnb.config import ModelConfig
 from aprnb.device.host import HostDevice
 from aprnb.errors import DeviceError, LoadError
+from aprnb.formats.config_json import from_hf
 from aprnb.kernels.attention import WIDEST
 from aprnb.kernels.shapes import MOST, MOST_BLOCKS
 from aprnb.model.instance import Model

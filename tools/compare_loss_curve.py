@@ -81,7 +81,7 @@ def train_here(config, data, args):
 
 def train_torch(config, data, weights, args):
     """Losses of the same model with autocast, eager."""
-    from aprnb.config import to_hf
+    from aprnb.formats.config_json import to_hf
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     hf = CONFIG_MAPPING[config.family].from_dict(to_hf(config))
     hf.use_cache = False

@@ -5,7 +5,7 @@ know, and SDPA without a mask takes the causal path of its kernels, K and V with
 """
 from contextlib import nullcontext
 
-from ..config import to_hf
+from ..formats.config_json import to_hf
 from ..errors import AprnbError
 
 ATTENTION = "aprnb_causal"  # what transformers calls our attention

@@ -40,6 +40,7 @@ def _warn(report, as_json):
 Examples:
   aprnb import Qwen2.5-0.5B -o qwen.apr
   aprnb import weights/model.safetensors -o m.apr --tokenizer tokenizer.json
+  aprnb import compiled/ -o m.apr --strip-prefix _orig_mod.
 \b
 Exit codes: 0 imported; 2 usage; 3 source missing; 4 source damaged; 5 output exists;
 6 configuration, tensors or tokenizer do not fit; 7 disk full or not writable.""")
@@ -48,15 +49,17 @@ Exit codes: 0 imported; 2 usage; 3 source missing; 4 source damaged; 5 output ex
 @click.option("--tokenizer", metavar="FILE",
               help="tokenizer.json to embed, or a folder with one or with vocab.json and "
                    "merges.txt (default: the one beside the weights, if any).")
+@click.option("--strip-prefix", default="", metavar="PREFIX",
+              help="Taken off the names of tensors that begin with it, as module. or _orig_mod.")
 @FORCE
 @JSON
-def import_(source, output, tokenizer, force, as_json):
+def import_(source, output, tokenizer, strip_prefix, force, as_json):
     """Turn a Hugging Face folder, or one .safetensors beside its config.json, into an .apr file.
 
     Payload bytes and dtypes stay those of the source.
     """
     from ..formats.convert import import_model
-    report = import_model(source, output, tokenizer, force)
+    report = import_model(source, output, tokenizer, force, strip_prefix)
     _warn(report, as_json)
     words = report["tokenizer"]
     _print(report, as_json, [

@@ -9,8 +9,9 @@
 What came in goes out unless it would be untrue: sizes, RoPE, dtype and tying are written anew from
 the model, and `auto_map` is left out, since the code that it names does not travel.
 """
-from ..config import from_apr, to_apr, to_hf
+from ..config import from_apr, to_apr
 from .chat_templates import DEFAULT, in_files, template_files, templates_of, with_templates
+from .config_json import to_hf
 from .tokenizer_folder import settings_of
 from .tokenizer_keys import generation_settings, tokenizer_settings
 

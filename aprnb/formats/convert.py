@@ -42,20 +42,22 @@ EXPORTED = re.compile(r"(generation_|tokenizer_)?config\.json|tokenizer\.json|"
 
 # ---------------------------------------------------------------- import
 
-def import_model(source, output, tokenizer=None, force=False):
+def import_model(source, output, tokenizer=None, force=False, strip_prefix=""):
     """Write a Hugging Face folder, or one .safetensors beside its config.json, as one .apr file.
 
     The source is read twice, first for the digests, which stand before the payloads; memory stays
-    at one chunk. tokenizer: a tokenizer.json, or a folder that holds one, instead of the source's.
+    at one chunk. tokenizer: a tokenizer.json, or a folder that holds one, instead of the source's;
+    strip_prefix: taken off the names of tensors.
     Returns a report (schema aprnb-import-v1).
     Errors:  LoadError for configuration, tensors or tokenizer; CheckError if `output` exists.
     """
     output = Path(output)
     refuse_existing(output, force)
-    with open_hf(source) as model:
+    with open_hf(source, strip_prefix) as model:
         _refuse_own_source(output, model)
-        config, notes = settle_head(model, config_of_folder(model))
-        notes += check_weights(model, config)
+        config, notes = config_of_folder(model)
+        config, more_notes = settle_head(model, config)
+        notes += more_notes + check_weights(model, config)
         names = expected_tensors(config)
         entries = [(name, _importable(model, name), model.tensors[name].shape) for name in names]
         words, tokenizer_report, more_notes, warnings = _texts(model, config, tokenizer)

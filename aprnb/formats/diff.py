@@ -32,7 +32,7 @@ def _metadata(model):
     """Metadata of an .apr file; of a folder the same keys from its config.json."""
     if isinstance(model, AprFile):
         return model.metadata
-    return to_apr(config_of_folder(model)) if (model.folder / "config.json").is_file() else {}
+    return to_apr(config_of_folder(model)[0]) if (model.folder / "config.json").is_file() else {}
 
 
 def _diff_metadata(a, b):

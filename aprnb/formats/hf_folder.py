@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from ..errors import FormatError, LoadError, NotFoundError
+from .names import HEAD
 from .rejections import BadSafetensors
 from .safetensors import read_safetensors
 
@@ -19,19 +20,26 @@ class HfModel:
     """The tensors of all files under one table, and the texts beside them.
 
     Offers what a TensorFile does: tensors, bytes_of, array, values, chunks, file_of, close.
+    prefix: taken off the names that begin with it.
     """
 
-    def __init__(self, path, files):
+    def __init__(self, path, files, prefix=""):
         self.path = Path(path)
         self.folder = self.path if self.path.is_dir() else self.path.parent
         self.files = files
-        self.tensors, self._file = {}, {}
+        self.tensors, self._place = {}, {}
+        """name -> entry; name -> (file, name in it)"""
         for file in files:
-            for name, entry in file.tensors.items():
-                if name in self._file:
+            for stored, entry in file.tensors.items():
+                name = stored.removeprefix(prefix)
+                if name in self._place:
                     raise BadSafetensors(f"{self.path}: tensor {name} stands in both "
-                                         f"{self._file[name].path.name} and {file.path.name}")
-                self.tensors[name], self._file[name] = entry, file
+                                         f"{self.file_of(name)} and {file.path.name}")
+                self.tensors[name], self._place[name] = entry, (file, stored)
+        stored = [stored for _, stored in self._place.values()]
+        if prefix and not any(name.startswith(prefix) for name in stored):
+            raise LoadError(f"{self.path}: no name begins with {prefix!r}; the file holds "
+                            f"{', '.join(stored[:3])}, ...")
 
     def __enter__(self):
         return self
@@ -46,21 +54,24 @@ class HfModel:
 
     def bytes_of(self, name):
         """The payload as a read-only uint8 view."""
-        return self._file[name].bytes_of(name)
+        file, stored = self._place[name]
+        return file.bytes_of(stored)
 
     def array(self, name):
         """A tensor as a read-only view."""
-        return self._file[name].array(name)
+        file, stored = self._place[name]
+        return file.array(stored)
 
     values = array
 
     def chunks(self, name, **size):
         """The payload in pieces."""
-        return self._file[name].chunks(name, **size)
+        file, stored = self._place[name]
+        return file.chunks(stored, **size)
 
     def file_of(self, name):
         """Name of the file that holds a tensor."""
-        return self._file[name].path.name
+        return self._place[name][0].path.name
 
     def json(self, name, needed=False):
         """A JSON object beside the weights, or None where there is no such file."""
@@ -77,15 +88,15 @@ class HfModel:
         return read_text(path) if path.is_file() else None
 
 
-def open_hf(path):
-    """Open a folder or one .safetensors file; reads headers only."""
+def open_hf(path, prefix=""):
+    """Open a folder or one .safetensors file; reads headers only.  prefix: as of HfModel."""
     path = Path(path)
     if not path.exists():
         raise NotFoundError(f"{path}: no such file or folder")
     if path.is_file() and path.suffix != ".safetensors":
         raise FormatError(f"{path}: is no .safetensors file; need one, or a Hugging Face folder")
     files = [path] if path.is_file() else weight_files(path)
-    return HfModel(path, [read_safetensors(f) for f in files])
+    return HfModel(path, [read_safetensors(f) for f in files], prefix)
 
 
 def weight_files(folder):
@@ -117,6 +128,9 @@ def _indexed_files(folder):
     files = [folder / n for n in sorted(names)]
     held = {name for file in files for name in read_safetensors(file).tensors}
     lost = sorted(weight_map.keys() - held)
+    if lost == [HEAD] and (folder / "config.json").is_file():
+        if read_json(folder / "config.json").get("tie_word_embeddings") is True:
+            lost = []  # transformers lists a tied head too, and stores the embedding alone
     if lost:
         raise LoadError(f"{folder / INDEX}: lists tensors that no file holds: {lost[:5]}")
     return files

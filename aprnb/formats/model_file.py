@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import APR_ALIASES, ModelConfig, from_apr, from_hf
+from ..config import APR_ALIASES, ModelConfig, from_apr
 from ..dtypes import FLOATS
 from ..errors import LoadError
 from .apr_layout import QUANTISED
 from .apr_reader import read_apr
 from .companions import companion_keys
+from .config_json import defined_elsewhere, from_hf
 from .hf_folder import HfModel, open_hf, read_json
-from .names import EMBEDDING, HEAD, compare_names, expected_tensors, is_buffer, is_state, summary
+from .names import (EMBEDDING, HEAD, common_prefix, compare_names, expected_tensors, is_buffer,
+                    is_state, summary, written_by)
 from .tensors import CHUNK, DENSE, TensorFile
 from .tokenizer_folder import holds_tokenizer, read_tokenizer
 from .tokenizer_keys import special_id_keys, token_ids
@@ -75,8 +77,9 @@ def open_model(path):
     """
     source = open_tensors(path)
     if isinstance(source, HfModel):
-        config, notes = config_of_folder(source), []
-        text, metadata, notes = folder_texts(source, config)
+        config, notes = config_of_folder(source)
+        text, metadata, more = folder_texts(source, config)
+        notes += more
         config = config.with_(eos_token_id=end_of_text(metadata))
         texts = text, metadata
     else:
@@ -95,8 +98,9 @@ def open_model(path):
 # ---------------------------------------------------------------- hyper-parameters
 
 def config_of_folder(model):
-    """ModelConfig from the config.json of an HfModel."""
-    return from_hf(model.json("config.json", needed=True), model.folder / "config.json")
+    """(ModelConfig, notes) from the config.json of an HfModel."""
+    settings, where = model.json("config.json", needed=True), model.folder / "config.json"
+    return from_hf(settings, where), defined_elsewhere(settings, where)
 
 
 def folder_texts(model, config):
@@ -149,7 +153,9 @@ def hyper_parameters(file):
     if not beside.is_file():
         raise LoadError(f"{file.path}: {reason}; they are never guessed: put the model's "
                         "config.json beside the file, or import the model from its folder again")
-    return from_hf(read_json(beside), beside), [f"hyper-parameters taken from {beside}: {reason}"]
+    settings = read_json(beside)
+    return from_hf(settings, beside), [f"hyper-parameters taken from {beside}: {reason}",
+                                       *defined_elsewhere(settings, beside)]
 
 
 def untrusted_hyper_parameters(file):
@@ -253,6 +259,10 @@ def check_weights(source, config):
             notes.append(f"{name} has shape {list(entry.shape)}, read as {list(shape)}")
         found[name] = shape
     wrong = compare_names(found, expected)
+    prefix = common_prefix(found, expected)
+    if wrong and prefix:
+        raise LoadError(f"{source.path}: the names of the tensors begin with {prefix!r}"
+                        f"{written_by(prefix)}; try `aprnb import --strip-prefix {prefix}`")
     if wrong:
         raise LoadError(f"{source.path}: {len(wrong)} tensors do not fit {config.hf_architecture} "
                         f"with {config.num_layers} layers: {summary(wrong)}")

@@ -2,8 +2,12 @@
 
 Matrices are (out, in), row-major, y = x @ W.T. Vectors have one dimension.
 """
+from collections import Counter
+
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+PREFIXES = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel",
+            "base_model.model.": "PEFT"}
 
 
 def expected_tensors(config):
@@ -62,6 +66,28 @@ def compare_names(found, expected):
 
 
 def summary(lines, limit=12):
-    """The findings as one text, with a count of those left out."""
-    more = f"; and {len(lines) - limit} more" if len(lines) > limit else ""
-    return "; ".join(lines[:limit]) + more
+    """The findings as one text, the first of every kind, with a count of those left out."""
+    kinds = {}
+    for line in lines:
+        kinds.setdefault(line.partition(" ")[0], []).append(line)
+    shown = [line for kind in kinds.values() for line in kind[:limit // len(kinds)]]
+    more = f"; and {len(lines) - len(shown)} more" if len(lines) > len(shown) else ""
+    return "; ".join(shown) + more
+
+
+def common_prefix(found, expected):
+    """What stands before the expected names in most of the found ones: "" where nothing does."""
+    prefixes = Counter()
+    for name in found:
+        for at, letter in enumerate(name):
+            if letter == "." and name[at + 1:] in expected:
+                prefixes[name[:at + 1]] += 1
+                break
+    prefix, count = max(prefixes.items(), key=lambda item: item[1], default=("", 0))
+    return prefix if 2 * count > len(expected) else ""
+
+
+def written_by(prefix):
+    """Who puts such a prefix before names, as words of a message."""
+    tools = [tool for part, tool in PREFIXES.items() if part in prefix]
+    return f", as {' and '.join(tools)} write{'s' if len(tools) == 1 else ''} them" * bool(tools)

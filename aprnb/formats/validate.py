@@ -62,7 +62,7 @@ def _judge_configuration(model):
                 return
             config = from_apr(model.metadata, model.path)
         elif (model.folder / "config.json").is_file():
-            config = config_of_folder(model)
+            config, _ = config_of_folder(model)
         else:
             yield _warning("hyper-parameters", "there is no config.json beside the weights")
             return

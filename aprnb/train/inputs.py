@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import PRESETS, ModelConfig, from_hf
+from ..config import PRESETS, ModelConfig
 from ..data.audit import refuse_meaningless
 from ..data.batches import Windows, count_repeats, draw, split_validation
 from ..data.ngrams import count_shared
@@ -21,6 +21,7 @@ from ..data.shards import crc32_of, file_entry, open_dataset
 from ..data.tokenizer import TokenizerStyleError, from_json, load_tokenizer
 from ..errors import LoadError, NotFoundError, UsageError
 from ..formats import companions
+from ..formats.config_json import defined_elsewhere, from_hf
 from ..formats.hf_folder import read_json
 from ..formats.model_file import OpenModel, open_model
 from ..formats.tokenizer_keys import special_id_keys, tokenizer_keys
@@ -85,12 +86,12 @@ def open_model_input(settings, state=None):
     FormatError for what cannot be opened.
     """
     opened = state or (open_model(settings.init) if settings.init else None)
-    config = opened.config if opened else arch_config(settings.arch)
+    config, notes = (opened.config, opened.notes) if opened else arch_config(settings.arch)
     if settings.seq_length > config.max_position_embeddings:
         raise LoadError(f"--seq-length {settings.seq_length} exceeds the model's "
                         f"{config.max_position_embeddings} positions; use a shorter one")
     luggage = luggage_of(opened) if opened else {}
-    warnings = list(opened.notes) if opened else []
+    warnings = list(notes)
     given = None if state else settings.tokenizer
     try:
         tokenizer = find_tokenizer(settings.dataset, opened, given)
@@ -116,20 +117,21 @@ def open_model_input(settings, state=None):
 
 
 def arch_config(name):
-    """ModelConfig of a preset, of a config.json or of the folder that holds one.
+    """(ModelConfig, notes) of a preset, of a config.json or of the folder that holds one.
 
     Errors: UsageError for an unknown name, NotFoundError for a missing file, LoadError for one
     that lacks a hyper-parameter: none is ever guessed.
     """
     if name in PRESETS:
-        return PRESETS[name]
+        return PRESETS[name], []
     path = Path(name)
     path = path / "config.json" if path.is_dir() else path
     if not path.exists() and path.suffix != ".json":
         raise UsageError(f"--arch {name}: need one of {', '.join(PRESETS)}, or a config.json")
     if not path.is_file():
         raise NotFoundError(f"{path}: no such config.json")
-    return from_hf(read_json(path), path)
+    settings = read_json(path)
+    return from_hf(settings, path), defined_elsewhere(settings, path)
 
 
 def find_tokenizer(dataset, opened=None, given=None):

@@ -2,6 +2,7 @@
 from ..fault import fault
 
 CONFIG, MODEL = "aprnb/config.py", "aprnb/model/instance.py"
+CONFIG_JSON = "aprnb/formats/config_json.py"
 READER, WRITER, LAYOUT = (f"aprnb/formats/apr_{part}.py" for part in ("reader", "writer", "layout"))
 ATOMIC, CONVERT, OPENED = (f"aprnb/formats/{part}.py" for part in ("atomic", "convert",
                                                                    "model_file"))
@@ -139,7 +140,7 @@ IMPORT = [
 ARCHITECTURE = [
     fault("theta-from-the-wrong-key", "rope_theta is read under another name, 1e4 if absent",
           "ALB-106",
-          cpu=[(CONFIG, 'sources = {"": {"rope_theta": config.get("rope_theta")}}',
+          cpu=[(CONFIG_JSON, 'sources = {"": {"rope_theta": config.get("rope_theta")}}',
                 'sources = {"": {"rope_theta": config.get("rotary_emb_base", 1e4)}}')]),
     fault("theta-guessed", "an .apr file without rope_theta is read with 1e4",
           "reference: int4 and int8 files drop theta and eps",
@@ -153,7 +154,7 @@ ARCHITECTURE = [
                         "**asdict(config.rope_scaling)}\n", "        pass\n")]),
     fault("eps-fixed-on-import", "rms_norm_eps is 1e-5 whatever config.json says",
           "reference, H4C",
-          cpu=[(CONFIG, 'rms_norm_eps=get.number("rms_norm_eps"),\n        tied=boolean_of(',
+          cpu=[(CONFIG_JSON, 'rms_norm_eps=get.number("rms_norm_eps"),\n        tied=boolean_of(',
                 "rms_norm_eps=1e-5,\n        tied=boolean_of(")]),
     fault("token-id-beyond-the-vocabulary", "an id that is no row of the embedding ends a text",
           "ours: ids were taken as they stood",
@@ -164,7 +165,7 @@ ARCHITECTURE = [
                 """    if not isinstance(value, int):
         raise LoadError(f"{where}: {name} is {value!r:.60}""")]),
     fault("heads-guessed", "the number of heads is hidden_size / 64", "reference 0.72.3",
-          cpu=[(CONFIG, 'hidden, heads = get.integer("hidden_size"), '
+          cpu=[(CONFIG_JSON, 'hidden, heads = get.integer("hidden_size"), '
                         'get.integer("num_attention_heads")',
                 'hidden = get.integer("hidden_size")\n    heads = max(1, hidden // 64)')]),
     fault("quantised-heads-believed", "head counts that the reference's quantiser invents are used",
@@ -182,9 +183,23 @@ ARCHITECTURE = [
                 "    if stored is not None and hidden % heads:\n")]),
     fault("unknown-family-as-llama", "a family that is not known is computed as Llama",
           "ours: BERT would load and mean nothing",
-          cpu=[(CONFIG, "    if not isinstance(family, str) or family not in FAMILIES:\n",
+          cpu=[(CONFIG_JSON, "    if not isinstance(family, str) or family not in FAMILIES:\n",
                 '    if family not in list(FAMILIES):\n        family = "llama"\n'
                 "    if family not in FAMILIES:\n")]),
+    fault("sliding-window-read-over", "a window that begins within the layers counts as none",
+          "ours: a model with windows would be computed without them",
+          cpu=[(CONFIG_JSON, "    return full >= Fields(config, where).integer(",
+                "    return full >= 0 * Fields(config, where).integer(")]),
+    fault("theta-taken-unsaid", "the theta that transformers defines is used without a note",
+          "ours: nothing silent",
+          cpu=[(CONFIG_JSON, "for name, missing in absent.items() if missing]",
+                "for name, missing in absent.items() if not missing]")]),
+    fault("prefix-unseen", "names below a prefix are said to be missing", "ours: r08",
+          cpu=[(NAMES, "    return prefix if 2 * count", "    return prefix if 0 * count")]),
+    fault("tied-head-lost-refused", "an index that lists a tied head counts as damaged",
+          "ours: transformers lists it",
+          cpu=[("aprnb/formats/hf_folder.py", "    if lost == [HEAD] and",
+                "    if lost == [] and")]),
     fault("preset-with-another-theta", "the preset of Qwen2.5-0.5B turns by theta 1e4",
           "ALB-106",
           cpu=[(CONFIG, '"qwen2", 896, 24, 14, 2, 64, 4864, 151936, 32768, 1e6,',
