@@ -216,3 +216,32 @@ def test_an_apr_file_that_does_not_say_is_read_by_its_values(tmp_path):
     write_apr(tmp_path / "x.apr", metadata, arrays)
     with open_model(tmp_path / "x.apr") as opened:
         assert opened.config.tied
+
+
+def test_a_model_without_tokenizer_keeps_what_stands_beside_it(tmp_path, source):
+    """tokenizer_config.json and templates travel; what does not is named, once, by import."""
+    (source / "tokenizer.json").unlink()
+    spoken = SETTINGS | {"chat_template": "{{ x }}"}
+    (source / "tokenizer_config.json").write_text(json.dumps(spoken))
+    for name in ("tokenizer.model", "LICENSE", "vocab.json", ".gitattributes"):
+        (source / name).write_text("{}")
+    notes = import_model(source, tmp_path / "m.apr")["notes"]
+    assert notes[-1] == ("not part of the model file, and of no export of it: LICENSE, "
+                         "tokenizer.model, vocab.json")
+    files = export_model(tmp_path / "m.apr", tmp_path / "e")["files"]
+    assert read(tmp_path / "e", "tokenizer_config") == spoken
+    assert "tokenizer.json" not in files
+    for name in ("tokenizer.model", "LICENSE", "vocab.json", "tokenizer_config.json"):
+        (source / name).unlink()
+    report = import_model(source, tmp_path / "m.apr", force=True)
+    assert not [note for note in report["notes"] if note.startswith("not part")]
+    assert "tokenizer_config.json" not in export_model(tmp_path / "m.apr", tmp_path / "f")["files"]
+
+
+def test_parts_of_a_tokenizer_that_travels_whole_are_not_named(tmp_path, source):
+    for name in ("vocab.json", "merges.txt", "special_tokens_map.json"):
+        (source / name).write_text("{}")
+    (source / "README.md").write_text("")
+    notes = import_model(source, tmp_path / "m.apr")["notes"]
+    assert notes == ["not part of the model file, and of no export of it: README.md"]
+    import_model(source / "model.safetensors", tmp_path / "m.apr", force=True)

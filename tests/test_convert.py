@@ -104,7 +104,9 @@ def test_settings_are_made_up_where_import_kept_none(place, tmp_path):
     assert json.loads((tmp_path / "e/generation_config.json").read_text()) == {
         "bos_token_id": 0, "eos_token_id": [5, 6]}
     assert report["notes"] == ["the model holds no tokenizer.json: none is exported"]
-    assert "tokenizer_config.json" not in report["files"]
+    # a chat template is no setting that was made up: it came in and goes out
+    assert json.loads((tmp_path / "e/tokenizer_config.json").read_text()) == {
+        "chat_template": "{{ x }}"}
 
 
 @pytest.mark.parametrize("dtype, name", [("F32", "float32"), ("F16", "float16"),

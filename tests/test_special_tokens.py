@@ -9,7 +9,7 @@ import tokenizers
 from corpora import small_tokenizer, stdlib_texts
 
 from aprnb.data.corpus import Corpus
-from aprnb.data.encode import EncodeOptions, encode_corpus
+from aprnb.data.encode import EncodeOptions, encode_corpus, separator_warning
 from aprnb.data.shards import open_dataset, repair_manifest
 from aprnb.data.tokenizer import from_json, load_tokenizer
 
@@ -104,3 +104,18 @@ def test_the_command_line_says_what_became_of_them(tmp_path):
         assert "5 separators" in out and "<|im_end|> 8" in out
     done = processes.run([sys.executable, "-m", "aprnb", "tokenize", "audit", "o"], cwd=tmp_path)
     assert "<|im_end|> 8" in done.stdout and "5 separators" in done.stdout
+
+
+def test_a_separator_that_texts_produce_too_is_warned_about(tmp_path):
+    corpus(tmp_path)
+    (tmp_path / "tok").mkdir()
+    tokenizer().save(tmp_path / "tok")
+    assert separator_warning(tokenizer(), EncodeOptions()) is None
+    assert separator_warning(tokenizer(), EncodeOptions(eos_token="<|im_end|>")) is None
+    assert separator_warning(tokenizer(), EncodeOptions(eos_policy="none", eos_token="a")) is None
+    done = processes.run([sys.executable, "-m", "aprnb", "tokenize", "encode-corpus", "--quiet",
+                          "--corpus", "src", "--tokenizer", "tok", "--output", "o",
+                          "--eos-token", "a"], cwd=tmp_path)
+    assert done.returncode == 0
+    assert "warning: 'a' separates documents and is an ordinary token" in done.stderr
+    assert "control tokens of the vocabulary: <|endoftext|>, <|im_end|>" in done.stderr

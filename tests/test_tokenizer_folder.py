@@ -12,7 +12,7 @@ from aprnb.data.encode import EncodeOptions, encode_corpus
 from aprnb.data.shards import open_dataset, repair_manifest
 from aprnb.data.tokenizer import TokenizerFormatError, TokenizerStyleError, load_tokenizer
 from aprnb.data.vocabulary import import_folder
-from aprnb.errors import CheckError
+from aprnb.errors import CheckError, NotFoundError
 from aprnb.formats.apr import read_apr
 from aprnb.formats.convert import export_model, import_model
 from aprnb.formats.model_file import open_model
@@ -243,3 +243,32 @@ def test_settings_come_from_the_tokenizer_that_is_given(tmp_path):
     metadata = read_apr(tmp_path / "m.apr").metadata
     assert metadata["tokenizer_config"]["pad_token"] == "e"
     assert metadata["tokenizer.vocabulary"][metadata["tokenizer.padding_token_id"]] == "e"
+
+
+@pytest.mark.parametrize("name, text, want", [
+    ("vocab.json", "{}", "is a vocabulary without its merges; need tokenizer.json, or give the "
+                         "folder that holds it and merges.txt"),
+    ("merges.txt", "a b", "is merges without their vocabulary; need tokenizer.json, or give the "
+                          "folder that holds it and vocab.json"),
+    ("tokenizer.model", "\n\t", "is a SentencePiece model, which is not read; need tokenizer.json, "
+                                "or transformers' save_pretrained writes tokenizer.json from it"),
+    ("tokenizer_config.json", "{}", "is the settings of a tokenizer; need tokenizer.json, or give "
+                                    "the folder that holds it"),
+    ("t.json", '{"a": 1, "b": 2}', "is no tokenizer.json, which has an object \"model\"; it has "
+     "'a', 'b'; need tokenizer.json, or a folder with it or with vocab.json and merges.txt"),
+    ("tokenizer.json", "{}", "is no tokenizer.json, which has an object \"model\"; it has nothing; "
+     "need tokenizer.json, or a folder with it or with vocab.json and merges.txt")])
+def test_a_part_of_a_tokenizer_is_named_for_what_it_is(tmp_path, name, text, want):
+    (tmp_path / name).write_text(text)
+    for read in (load_tokenizer, lambda path: import_folder(path, tmp_path / "o")):
+        with pytest.raises(TokenizerFormatError) as caught:
+            read(tmp_path / name)
+        assert str(caught.value) == f"{tmp_path / name}: {want}"
+
+
+def test_a_folder_without_a_tokenizer_says_what_it_has(tmp_path):
+    for name, said in (("tokenizer.model", "; tokenizer.model is a SentencePiece model"),
+                       ("vocab.json", "; vocab.json is a vocabulary without its merges")):
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(NotFoundError, match=f"holds no tokenizer; .*{said}"):
+            load_tokenizer(tmp_path)

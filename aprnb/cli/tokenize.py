@@ -158,12 +158,14 @@ missing; 130 interrupted.""")
 def encode_corpus(paths, tokenizer_path, output, shard_tokens, content_field, include, eos_policy,
                   eos_token, special_tokens, num_workers, force, allow_degenerate, quiet, as_json):
     """Turn a corpus into token shards, and audit them."""
-    from ..data.encode import EncodeOptions, encode_corpus as encode
+    from ..data.encode import EncodeOptions, encode_corpus as encode, separator_warning
     from ..data.tokenizer import load_tokenizer
     options = EncodeOptions(shard_tokens, eos_policy, num_workers or os.cpu_count() or 1,
                             allow_degenerate, eos_token, special_tokens)
     tokenizer = load_tokenizer(tokenizer_path)
     warn_all(tokenizer)
+    if said := separator_warning(tokenizer, options):
+        warn(said)
     corpus = open_corpus(paths, content_field, include)
     manifest, audited = encode(corpus, tokenizer, output, options, force,
                                None if quiet else Progress())

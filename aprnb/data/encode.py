@@ -137,6 +137,20 @@ def end_of_text(tokenizer, options):
                      "one with --eos-token, or use --eos-policy none")
 
 
+def separator_warning(tokenizer, options):
+    """What to say of a separator that texts can produce too, or None."""
+    eos = end_of_text(tokenizer, options)
+    if options.eos_policy == "none" or eos in tokenizer.controls.values():
+        return None
+    token = next(word for word, i in tokenizer.vocabulary.items() if i == eos)
+    if eos not in tokenizer.encode(token):
+        return None
+    there = ", ".join(list(tokenizer.controls)[:20]) or "none"
+    return (f"{token!r} separates documents and is an ordinary token: a document seems to end "
+            f"wherever a text holds it; control tokens of the vocabulary: {there}; --eos-token "
+            "names another")
+
+
 def write_documents(corpus, tokenizer, writer, options, eos, progress):
     """Encode everything into `writer`; returns the manifest's counts of control tokens.
 

@@ -10,13 +10,19 @@ What came in goes out unless it would be untrue: sizes, RoPE, dtype and tying ar
 the model, and `auto_map` is left out, since the code that it names does not travel.
 """
 from ..config import from_apr, to_apr
-from .chat_templates import DEFAULT, in_files, template_files, templates_of, with_templates
+from .chat_templates import (DEFAULT, FILE, FOLDER, in_files, template_files, templates_of,
+                             with_templates)
 from .config_json import to_hf
+from .hf_folder import INDEX
 from .tokenizer_folder import settings_of
 from .tokenizer_keys import generation_settings, tokenizer_settings
 
 KEYS = ("hf_config", "generation_config", "tokenizer_config", "chat_template", "chat_templates",
         "chat_template_files")
+TRAVELLING = {"config.json", "generation_config.json", "tokenizer_config.json",
+              "special_tokens_map.json", INDEX, FILE, FOLDER}
+IN_TOKENIZER = {"tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json"}
+SHOWN = 12  # names
 NOT_OURS = {"bos_token_id", "eos_token_id", "use_cache", "use_sliding_window", "initializer_range"}
 UNTRUE = {"rope_parameters", "dtype", "transformers_version", "auto_map", "quantization_config"}
 
@@ -39,9 +45,27 @@ def companion_keys(model, config, ids, tokenizer):
         "generation_config": model.json("generation_config.json") or generation_settings(ids),
         "chat_template_files": in_files(model.folder) or None,
         **settings_keys(settings)}
-    keys["tokenizer_config"] = keys["tokenizer_config"] or tokenizer_settings(ids, tokens)
+    if tokens:
+        keys["tokenizer_config"] = keys["tokenizer_config"] or tokenizer_settings(ids, tokens)
     return keys, [f"{name}: auto_map is left out: the code that it names does not travel"
                   for name in coded]
+
+
+def left_behind(model, tokenizer):
+    """Note about what stands in the folder of an HfModel and does not travel with it.
+
+    tokenizer: its TokenizerFiles, or None
+    """
+    if model.path.is_file():
+        return []  # its folder is not the model's own
+    carried = {*TRAVELLING, *(file.path.name for file in model.files)}
+    if tokenizer:
+        carried |= IN_TOKENIZER
+    names = [path.name for path in sorted(model.folder.iterdir())
+             if path.name not in carried and not path.name.startswith(".")]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return [f"not part of the model file, and of no export of it: {', '.join(names[:SHOWN])}{more}"
+            ] if names else []
 
 
 def settings_keys(settings):
@@ -71,18 +95,19 @@ def companion_files(metadata, config, dtype, ids, tokens):
     """{file name: text or object} beside the weights and tokenizer.json.
 
     metadata: of the model;  dtype: of the weights, as transformers spells it;  ids: special ids;
-    tokens: {token: id}, or None for a model without a tokenizer, which gets no tokenizer files.
+    tokens: {token: id}, or None for a model without a tokenizer, which gets the files that came in.
     """
     written = to_hf(config, dtype)
     files = {"config.json": written | foreign(_object(metadata, "hf_config") or {}, written),
              "generation_config.json": _object(metadata, "generation_config")
              or generation_settings(ids)}
-    if tokens is None:
-        return files
-    settings = _object(metadata, "tokenizer_config") or tokenizer_settings(ids, tokens)
     templates = templates_of(metadata.get("chat_template"))
     templates |= templates_of(_object(metadata, "chat_templates"))
-    files["tokenizer_config.json"] = with_templates(settings, templates)
+    settings = _object(metadata, "tokenizer_config")
+    if tokens is not None:
+        settings = settings or tokenizer_settings(ids, tokens)
+    if settings or templates:
+        files["tokenizer_config.json"] = with_templates(settings or {}, templates)
     if metadata.get("chat_template_files") is True:
         files |= template_files(templates)
     return files

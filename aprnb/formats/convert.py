@@ -20,7 +20,7 @@ from ..errors import CheckError, FormatError, LoadError, NonFiniteError
 from .apr_writer import create_apr
 from .atomic import refuse_existing, replace_folder, write_text
 from .chat_templates import FILE, FOLDER
-from .companions import companion_files, companion_keys
+from .companions import companion_files, companion_keys, left_behind
 from .hf_folder import INDEX, open_hf
 from .model_file import (check_weights, config_of_folder, float_pieces, folder_ids, open_model,
                          settle_head)
@@ -118,7 +118,7 @@ def _texts(model, config, given):
     settings = tokenizer.settings if tokenizer else model.json("tokenizer_config.json") or {}
     ids = folder_ids(model, settings, tokens)
     kept, more = companion_keys(model, config, ids, tokenizer and (tokenizer, tokens))
-    return keys | ids | kept, report, notes + more, warnings
+    return keys | ids | kept, report, notes + more + left_behind(model, tokenizer), warnings
 
 
 # ---------------------------------------------------------------- export

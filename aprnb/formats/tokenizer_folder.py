@@ -20,6 +20,19 @@ NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
          "mask_token")  # in the order in which transformers adds those that a vocabulary lacks
 
 
+FOLDER = "give the folder that holds it"
+NOT_ALONE = {  # files that are no tokenizer by themselves: what they are, and what to give
+    "vocab.json": ("a vocabulary without its merges", f"{FOLDER} and merges.txt"),
+    "merges.txt": ("merges without their vocabulary", f"{FOLDER} and vocab.json"),
+    "tokenizer_config.json": ("the settings of a tokenizer", FOLDER),
+    "special_tokens_map.json": ("the names of special tokens", FOLDER),
+    "added_tokens.json": ("the added tokens alone", FOLDER),
+    "tokenizer.model": ("a SentencePiece model, which is not read", "transformers' save_pretrained "
+                        "writes tokenizer.json from it"),
+    "vocab.txt": ("a WordPiece vocabulary", "models of this kind are not trained here"),
+}
+
+
 @dataclass(frozen=True)
 class TokenizerFiles:
     """What a tokenizer folder holds; nothing of it is checked against a model yet."""
@@ -46,14 +59,18 @@ def read_tokenizer(path):
     if not path.exists():
         raise NotFoundError(f"{path}: no such tokenizer; need a tokenizer.json, or a folder with "
                             "tokenizer.json or with vocab.json and merges.txt")
+    if path.is_file():
+        refuse_part(path)
     if path.is_file() and path.name != "tokenizer.json":
         another = (path.parent / "tokenizer.json").is_file()  # of which the neighbours speak
         return TokenizerFiles(read_text(path), path, {} if another else settings_of(path.parent),
                               {})
     folder = path.parent if path.is_file() else path
     if not holds_tokenizer(folder):
+        parts = [f"; {name} is {what}: {tip}" for name, (what, tip) in NOT_ALONE.items()
+                 if (folder / name).is_file() and tip != FOLDER]
         raise NotFoundError(f"{path}: holds no tokenizer; need tokenizer.json, or vocab.json and "
-                            "merges.txt")
+                            f"merges.txt{''.join(parts[:1])}")
     settings, config = settings_of(folder), _json(folder / "config.json")
     generation = _json(folder / "generation_config.json")
     ids = {key: source[key] for source in (config, generation)
@@ -64,6 +81,22 @@ def read_tokenizer(path):
         return TokenizerFiles(read_text(file), file, settings, ids)
     text, notes = from_vocab_and_merges(folder, settings, config.get("model_type"))
     return TokenizerFiles(text, folder, settings, ids, notes)
+
+
+def refuse_part(file):
+    """TokenizerFormatError for a file that belongs to a tokenizer and is none by itself."""
+    if file.name in NOT_ALONE:
+        what, tip = NOT_ALONE[file.name]
+        raise TokenizerFormatError(f"{file}: is {what}; need tokenizer.json, or {tip}")
+    try:
+        spec = parse(read_text(file), file)
+    except TokenizerFormatError:
+        return  # damaged: said by whoever reads it
+    if not isinstance(spec.get("model"), dict):
+        raise TokenizerFormatError(
+            f"{file}: is no tokenizer.json, which has an object \"model\"; it has "
+            f"{', '.join(repr(key) for key in list(spec)[:5]) or 'nothing'}; need tokenizer.json, "
+            "or a folder with it or with vocab.json and merges.txt")
 
 
 def holds_tokenizer(folder):
