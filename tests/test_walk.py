@@ -243,7 +243,9 @@ def test_installed_packages_are_left_out_and_can_be_taken(tmp_path, name):
 
 @pytest.mark.parametrize("name", [
     "val.txt", "validation.txt.gz", "eval.txt", "Test-2.jsonl", "held-out.json", "held_out.txt",
-    "testing/a.txt", "Test_data/a.jsonl", "a/dev-set/b/c.txt"])
+    "testing/a.txt", "Test_data/a.jsonl", "a/dev-set/b/c.txt", "my_test.jsonl", "wiki.test.txt",
+    "squad_dev_v2.0.json", "data-validation-00000-of-00001.jsonl", "de-held_out-part3.txt",
+    "a.eval.jsonl.gz", "x-testset/a.txt", "2test.txt"])
 def test_what_looks_held_out_is_read_and_named(tmp_path, name):
     data = lines("x") if ".json" in name else b"x"
     put(tmp_path, **{f"c/{name}": gzip.compress(data) if name.endswith("gz") else data})
@@ -253,9 +255,11 @@ def test_what_looks_held_out_is_read_and_named(tmp_path, name):
 
 def test_what_does_not_look_held_out_is_not_named(tmp_path):
     put(tmp_path, test_x__py="x", testing___y__py="x", value__txt="x", testament__txt="x",
-        test___z__txt="x", device__txt="x", test___Dev___v__txt="x")
+        test___z__txt="x", device__txt="x", test___Dev___v__txt="x", latest__txt="x",
+        contest__txt="x", game_dev_blog__txt="x", a_test_of_time__txt="x", attest_1__txt="x",
+        protest_2__txt="x", revalidation__txt="x")
     found = Corpus([tmp_path], include=["test", "dev"])
-    assert len(found.files) == 7 and found.held_out == []
+    assert len(found.files) == 14 and found.held_out == []
 
 
 def test_include_takes_the_path_that_the_warning_prints(tmp_path, monkeypatch):

@@ -19,7 +19,10 @@ PACKAGES = {"site-packages", "dist-packages", "__pypackages__"}
 ENVIRONMENT = "lib*/py*/*-packages"  # what one holds; Lib/site-packages is in CPython's sources
 HELD_OUT = {"test", "tests", "valid", "validation", "val", "dev", "eval", "evaluation", "heldout",
             "held-out", "held_out", "holdout"}
-LIKE_HELD_OUT = f"({'|'.join(sorted(HELD_OUT))})([-_]?(set|data)|ing)?(?![a-z])"
+LIKE_HELD_OUT = (r"(?<![a-z])(" + "|".join(sorted(HELD_OUT))
+                 + r")([-_]?(set|data)|ing)?(?![a-z])")
+NUMBERING = re.compile(r"([^a-z]|of|part|shard|v)*$")  # behind the words of a name
+ENDINGS = re.compile(r"(\.(jsonl?|txt|py|parquet|bin|gz|zst))+$")
 NAMED = 20  # of what is left out for one reason; the others are counted
 
 
@@ -189,8 +192,13 @@ def folded(name):
 
 
 def named_held_out(file):
-    """Whether the first word of a name says that what it names is held out from training."""
-    return re.match(LIKE_HELD_OUT, file.name.lower()) is not None
+    """Whether the first or last word of a name says that it is held out from training.
+
+    Numbers and the like stand behind the last word: data-validation-00000-of-00001.parquet.
+    """
+    name = ENDINGS.sub("", file.name.lower())
+    found = [match.span() for match in re.finditer(LIKE_HELD_OUT, name)]
+    return any(begin == 0 or NUMBERING.fullmatch(name, end) for begin, end in found)
 
 
 def summary(left_out):
