@@ -207,25 +207,29 @@ def test_the_gate_of_a_number_judges_too(place):
     assert len(known) == 3
 
 
+@pytest.fixture(scope="module")
+def now():
+    """(Reach of this checkout, {falsifier: what the ledger would be if it were recorded now})."""
+    reach = Reach(checkout())
+    return reach, {f: blank_entry(reach, f) for c in load_contracts() for f in c.falsifiers}
+
+
 @pytest.mark.parametrize("helper, added, stale", [
     ("conftest", "\nADDED = 1\n", "none"), ("judge", "\nADDED = 1\n", "none"),
     ("judge", "def _guard(dtype):\n    print(dtype)", "run_kernel"),
     ("tolerance", "def in_order(a, b):\n    print(a)", "in_order")])
 def test_one_line_in_a_helper_makes_only_those_entries_stale_that_reach_it(
-        tmp_path, helper, added, stale):
-    """Of what the ledger of this checkout would be if it were recorded now."""
-    root = checkout()
+        tmp_path, now, helper, added, stale):
+    root, (reach, entries) = checkout(), now
     for room in ("aprnb", "tests"):
         shutil.copytree(root / room, tmp_path / room,
                         ignore=shutil.ignore_patterns("__pycache__", "data"))
-    now = Reach(root)
-    entries = {f: blank_entry(now, f) for c in load_contracts() for f in c.falsifiers}
     path = tmp_path / f"tests/{helper}.py"
     head = added.partition("\n")[0]
     text = path.read_text()
     path.write_text(text.replace(head, added) if head else text + added)
     after = Reach(tmp_path)
     want = {f for f in entries if any(piece.name == stale and piece.file == f"tests/{helper}.py"
-                                    for node in f.binding.tests for piece in now.of(node))}
+                                    for node in f.binding.tests for piece in reach.of(node))}
     assert {f for f in entries if changed(after, f, entries[f])} == want
     assert (want == set()) is (stale == "none") and len(want) < len(entries)

@@ -12,9 +12,9 @@ through an object whose class is not named, a verb that the command line loads b
 import ast
 import itertools
 import re
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 CONFTEST = "conftest"
 OPS = ("aprnb/oracle", "aprnb/kernels", "aprnb/kernels/sm80", "aprnb/kernels/sm90")
@@ -26,8 +26,7 @@ BY_PYTEST = ("pytestmark", "pytest_generate_tests", "setup_module", "teardown_mo
 EFFECTS = "on import"  # in place of a name: statements that act on what is imported
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A top-level statement that is reached."""
 
     file: str
@@ -43,6 +42,7 @@ class Reach:
     def __init__(self, root):
         self.root = Path(root)
         self._modules, self._leads, self._fixtures, self._reached = {}, {}, {}, {}
+        self._cut = {}
 
     def of(self, node):
         """Every Piece that a test reaches, in the order of file and name.
@@ -72,9 +72,15 @@ class Reach:
             open_ += self._leads_to(*lead)
             if place is not conftest:
                 open_.append((place, EFFECTS))
-        pieces = {Piece(module.path.relative_to(self.root).as_posix(), name, code)
-                  for module, name in seen if module for code in module.codes(name)}
-        return sorted(pieces, key=lambda p: (p.file, p.name, p.code))
+        found = {piece for lead in seen if lead[0] for piece in self._pieces_of(*lead)}
+        return sorted(found)
+
+    def _pieces_of(self, module, name):
+        """The statements about a name."""
+        if (module, name) not in self._cut:
+            file = module.path.relative_to(self.root).as_posix()
+            self._cut[module, name] = [Piece(file, name, code) for code in module.codes(name)]
+        return self._cut[module, name]
 
     def _leads_to(self, module, name):
         """[(module, name)] of everything that a name's statements name."""
@@ -170,19 +176,7 @@ class _Module:
     def __init__(self, path):
         text = path.read_text()
         self.path, self._lines = path, text.splitlines()
-        self.statements, self.imports = {}, {}
-        body = ast.parse(text)
-        self._in_texts = {line for node in ast.walk(body)
-                          if isinstance(node, ast.JoinedStr | ast.Constant)
-                          for line in range(node.lineno, node.end_lineno)}
-        for statement in body.body:
-            imports = _imports(statement)
-            for name, targets in imports.items():
-                self.imports.setdefault(name, []).extend(targets)
-            if not isinstance(statement, ast.Import | ast.ImportFrom):
-                acts = {EFFECTS} if _acted_on(statement) & self.imports.keys() else set()
-                for name in _subjects(statement) | acts:
-                    self.statements.setdefault(name, []).append(statement)
+        self.statements, self.imports, self._in_texts = _tables(text)
 
     def codes(self, name):
         """The code of every statement that is about a name."""
@@ -213,12 +207,29 @@ class _Module:
         return found
 
 
+@cache  # two checkouts that are compared differ in one file
+def _tables(text):
+    """({name: statements}, {name: imports}, lines within texts) of a module."""
+    statements, imported, body = {}, {}, ast.parse(text)
+    in_texts = {line for node in ast.walk(body) if isinstance(node, ast.JoinedStr | ast.Constant)
+                for line in range(node.lineno, node.end_lineno)}
+    for statement in body.body:
+        for name, targets in _imports(statement).items():
+            imported.setdefault(name, []).extend(targets)
+        if not isinstance(statement, ast.Import | ast.ImportFrom):
+            acts = {EFFECTS} if _acted_on(statement) & imported.keys() else set()
+            for name in _subjects(statement) | acts:
+                statements.setdefault(name, []).append(statement)
+    return statements, imported, in_texts
+
+
 def _decorators(statement):
     if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
         return [statement.value.func]  # name = decorator(function)
     return getattr(statement, "decorator_list", ())
 
 
+@cache
 def _globals(statement):
     """What a function of the module assigns in the module."""
     return {name for node in ast.walk(statement) if isinstance(node, ast.Global)
@@ -268,6 +279,7 @@ def _root(node):
     return node.id if isinstance(node, ast.Name) else None
 
 
+@cache
 def _imports(statement):
     """Local name -> [(dots, path, name)], of a module [(dots, path)], of the imports inside."""
     found = {}
@@ -283,6 +295,7 @@ def _imports(statement):
     return found
 
 
+@cache
 class _Said:
     """The names, arguments and texts in one statement."""
 
