@@ -1,5 +1,7 @@
 """What a test reaches, and so what its entry in the ledger of planted faults depends on."""
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -112,6 +114,20 @@ def test_the_package_is_followed_through_imports_and_names_of_ops(place):
     assert {"aprnb/oracle/rmsnorm.py", "aprnb/kernels/sm80/rmsnorm.py"} <= files(
         "test_op", "rmsnorm_forward")
     assert files("test_op", "block_sum") == {"aprnb/kernels/block.py"}, "what its kernel calls"
+
+
+def test_threads_that_ask_at_once_get_the_same(place):
+    """Trials run side by side and share one index: what is half found is nobody's answer."""
+    asked = [f"tests/test_small.py::{test}" for test in ("test_one", "test_fixtures", "test_op")] * 4
+    alone, interval = [Reach(place).of(node) for node in asked], sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(5):
+            shared = Reach(place)
+            with ThreadPoolExecutor(len(asked)) as pool:
+                assert list(pool.map(shared.of, asked)) == alone
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def digest(root, test="test_one", value=None):

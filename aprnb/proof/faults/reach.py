@@ -14,6 +14,7 @@ import itertools
 import re
 from functools import cache, cached_property
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 CONFTEST = "conftest"
@@ -42,7 +43,7 @@ class Reach:
     def __init__(self, root):
         self.root = Path(root)
         self._modules, self._leads, self._fixtures, self._reached = {}, {}, {}, {}
-        self._cut = {}
+        self._cut, self._one_at_a_time = {}, Lock()
 
     def of(self, node):
         """Every Piece that a test reaches, in the order of file and name.
@@ -51,9 +52,10 @@ class Reach:
         """
         file, _, name = node.partition("::")
         key = file, re.split(r"\[|::", name)[0]
-        if key not in self._reached:
-            self._reached[key] = self._pieces(self._module(self.root / file), key[1])
-        return self._reached[key]
+        with self._one_at_a_time:  # trials ask from threads: what is half found is no answer
+            if key not in self._reached:
+                self._reached[key] = self._pieces(self._module(self.root / file), key[1])
+            return self._reached[key]
 
     def _pieces(self, module, test):
         conftest = self._beside(module.path, CONFTEST)
