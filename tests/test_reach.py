@@ -118,7 +118,7 @@ def test_the_package_is_followed_through_imports_and_names_of_ops(place):
 
 def test_threads_that_ask_at_once_get_the_same(place):
     """Trials run side by side and share one index: what is half found is nobody's answer."""
-    asked = [f"tests/test_small.py::{test}" for test in ("test_one", "test_fixtures", "test_op")] * 4
+    asked = [f"tests/test_small.py::test_{what}" for what in ("one", "fixtures", "op")] * 4
     alone, interval = [Reach(place).of(node) for node in asked], sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
