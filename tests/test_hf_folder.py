@@ -6,9 +6,12 @@ import hf_fixture as hf
 import numpy as np
 import pytest
 
+from aprnb.data.tokenizer import load_tokenizer
 from aprnb.errors import FormatError, LoadError, NotFoundError
+from aprnb.formats.convert import import_model
 from aprnb.formats.hf_folder import INDEX, open_hf, read_json, read_text, weight_files
 from aprnb.formats.rejections import BadSafetensors
+from aprnb.train.inputs import arch_config
 
 MOST = 268_435_456  # bytes of a text: 256 MiB
 
@@ -175,3 +178,29 @@ def test_a_text_is_read_up_to_256_mib(tmp_path):
             assert len(read_text(path)) == MOST
         else:
             assert said(FormatError, read_text, path) == f"{path}: is larger than {MOST} bytes"
+
+
+# ---------------------------------------------------------------- the hub's cache
+
+def test_a_folder_of_the_hubs_cache_stands_for_its_snapshot(tmp_path):
+    """models--OWNER--NAME: snapshots/COMMIT holds links to blobs, refs/main names a commit."""
+    cache = tmp_path / "models--a--b"
+    source = hf.folder(tmp_path / "plain", hf.tensors(), hf.config())
+    snapshot = cache / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    for i, file in enumerate(sorted(source.iterdir())):
+        file.rename(cache / "blobs" / str(i))
+        (snapshot / file.name).symlink_to(f"../../blobs/{i}")
+    report = import_model(cache, tmp_path / "m.apr")
+    assert report["notes"] == [f"{snapshot}: of the hub's cache, this snapshot is read"]
+    assert load_tokenizer(cache).size == 270 and report["tokenizer"]["tokens"] == 270
+    assert arch_config(str(cache))[0].hidden_size == 16
+    (cache / "snapshots" / "4567").mkdir()
+    with pytest.raises(LoadError, match="2 snapshots, and refs/main names none .*snapshots/0123, "):
+        import_model(cache, tmp_path / "m.apr", force=True)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("0123\n")
+    first = (tmp_path / "m.apr").read_bytes()
+    import_model(cache, tmp_path / "m.apr", force=True)
+    assert (tmp_path / "m.apr").read_bytes() == first

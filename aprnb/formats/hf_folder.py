@@ -93,10 +93,30 @@ def open_hf(path, prefix=""):
     path = Path(path)
     if not path.exists():
         raise NotFoundError(f"{path}: no such file or folder")
+    path = snapshot_of(path)
     if path.is_file() and path.suffix != ".safetensors":
         raise FormatError(f"{path}: is no .safetensors file; need one, or a Hugging Face folder")
     files = [path] if path.is_file() else weight_files(path)
     return HfModel(path, [read_safetensors(f) for f in files], prefix)
+
+
+def snapshot_of(path):
+    """A path as it is; of a model's folder in the hub's cache (models--OWNER--NAME) the snapshot
+    that refs/main names, or the only one.
+
+    Errors: LoadError where several are there and none is named.
+    """
+    snapshots, main = path / "snapshots", path / "refs" / "main"
+    if not snapshots.is_dir() or (path / "config.json").exists():
+        return path
+    if main.is_file() and (named := snapshots / main.read_text().strip()).is_dir():
+        return named
+    found = sorted(entry for entry in snapshots.iterdir() if entry.is_dir())
+    if len(found) != 1:
+        raise LoadError(f"{path}: a folder of the hub's cache with {len(found)} snapshots, and "
+                        "refs/main names none of them; name one: "
+                        f"{', '.join(map(str, found[:5])) or 'there is none, download it again'}")
+    return found[0]
 
 
 def weight_files(folder):

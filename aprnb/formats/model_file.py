@@ -100,7 +100,9 @@ def open_model(path):
 def config_of_folder(model):
     """(ModelConfig, notes) from the config.json of an HfModel."""
     settings, where = model.json("config.json", needed=True), model.folder / "config.json"
-    return from_hf(settings, where), defined_elsewhere(settings, where)
+    chosen = [f"{model.folder}: of the hub's cache, this snapshot is read"
+              ] * (model.folder.parent.name == "snapshots")
+    return from_hf(settings, where), chosen + defined_elsewhere(settings, where)
 
 
 def folder_texts(model, config):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import NotFoundError
 from .chat_templates import read_templates, with_templates
-from .hf_folder import read_json
+from .hf_folder import read_json, snapshot_of
 from .tokenizer_library import TokenizerFormatError, TokenizerStyleError, build
 from .tokenizer_rules import CLASS_OF_MODEL, CLASSES, RULES, rules_of_class
 from .tokenizer_style import detect_style
@@ -55,7 +55,7 @@ def read_tokenizer(path):
     Errors: NotFoundError; TokenizerFormatError, FormatError for damaged files; TokenizerStyleError
     where the files do not say how words are cut.
     """
-    path = Path(path)
+    path = snapshot_of(Path(path))
     if not path.exists():
         raise NotFoundError(f"{path}: no such tokenizer; need a tokenizer.json, or a folder with "
                             "tokenizer.json or with vocab.json and merges.txt")

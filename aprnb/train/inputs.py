@@ -22,7 +22,7 @@ from ..data.tokenizer import TokenizerStyleError, from_json, load_tokenizer
 from ..errors import LoadError, NotFoundError, UsageError
 from ..formats import companions
 from ..formats.config_json import defined_elsewhere, from_hf
-from ..formats.hf_folder import read_json
+from ..formats.hf_folder import read_json, snapshot_of
 from ..formats.model_file import OpenModel, open_model
 from ..formats.tokenizer_keys import special_id_keys, tokenizer_keys
 from ..formats.tokenizer_rules import identity_warnings
@@ -124,7 +124,7 @@ def arch_config(name):
     """
     if name in PRESETS:
         return PRESETS[name], []
-    path = Path(name)
+    path = snapshot_of(Path(name))
     path = path / "config.json" if path.is_dir() else path
     if not path.exists() and path.suffix != ".json":
         raise UsageError(f"--arch {name}: need one of {', '.join(PRESETS)}, or a config.json")
