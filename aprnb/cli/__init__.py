@@ -13,6 +13,7 @@ import click
 from .. import __version__
 from ..errors import AprnbError, Interrupted, out_of_memory
 from ..interrupt import Interrupt
+from .hints import hint
 from .once import once
 
 # verb -> (module under aprnb.cli, attribute, purpose)
@@ -133,6 +134,8 @@ def describe(error):
 
 def usage_message(error):
     """What click says about a command line, in one line with the verb whose help explains it."""
-    message = " ".join(error.format_message().split()).removesuffix(".")
+    meant = hint(error)
+    said = error.message if meant else error.format_message()  # click's own guess stands in there
+    message = " ".join(said.split()).removesuffix(".") + meant
     context = getattr(error, "ctx", None)
     return f"{message}; see `{context.command_path} --help`" if context else message
