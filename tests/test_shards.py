@@ -198,6 +198,19 @@ def test_missing_and_empty_datasets(tmp_path):
         open_dataset(tmp_path)
 
 
+@pytest.mark.parametrize("name, text", [
+    ("a.jsonl", "{}"), ("a.txt", "12345678"), ("a.JSON.GZ", "x"), ("a.parquet", "PAR1"),
+    ("m.apr", "1234"), ("m.safetensors", "12345678"), ("m/model.safetensors", "1")])
+def test_a_text_or_a_model_is_named_where_a_dataset_is_needed(tmp_path, name, text):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    path = tmp_path / name.split("/")[0]
+    what = "a model (m" if name[0] == "m" else "a text by its name, not token ids; `aprnb tokenize"
+    with pytest.raises(ShardError) as caught:
+        open_dataset(path)
+    assert str(caught.value).startswith(f"{path}: {what}")
+
+
 def test_a_manifest_of_the_reference_with_totals_only_is_checked(tmp_path):
     stdlib_ids().tofile(tmp_path / "shard-00000.bin")
     manifest = {"schema": "pretokenize-bin-v1", "shard_count": 1, "total_tokens": 60_000}

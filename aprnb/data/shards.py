@@ -17,7 +17,7 @@ from ..errors import NotFoundError, StorageError
 from ..formats.atomic import write_json
 from .disguise import refuse_disguised
 from .maps import DTYPE, Shard, ShardError, open_shards
-from .walk import named_held_out
+from .walk import kind_of, named_held_out
 
 SCHEMA = "pretokenize-bin-v1"
 MANIFEST = "manifest.json"
@@ -83,6 +83,7 @@ def open_dataset(path, vocab_size=None, tokenizer_digest=None):
     path = Path(path)
     if not path.exists():
         raise NotFoundError(f"{path}: no such dataset; need a folder of shards or a .bin file")
+    refuse_other_kinds(path)
     folder = path if path.is_dir() else path.parent
     files = tuple(bin_files(path)) if path.is_dir() else (path,)
     others = not_read(path) if path.is_dir() else ()
@@ -104,6 +105,18 @@ def open_dataset(path, vocab_size=None, tokenizer_digest=None):
     if manifest:
         check_tokenizer(dataset, vocab_size, tokenizer_digest)
     return dataset
+
+
+def refuse_other_kinds(path):
+    """ShardError for texts and models where shards are needed."""
+    if path.is_file() and kind_of(path):
+        raise ShardError(f"{path}: a text by its name, not token ids; `aprnb tokenize encode-corpus "
+                         f"--corpus {path} --tokenizer DIR --output SHARDS` makes a dataset of it")
+    found = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
+    models = [entry.name for entry in found if entry.suffix in (".safetensors", ".apr")]
+    if models and not any(entry.suffix == ".bin" for entry in found):
+        raise ShardError(f"{path}: a model ({models[0]}), not a dataset; need a folder of shards, "
+                         "as `aprnb tokenize encode-corpus` writes")
 
 
 def bin_files(folder):
