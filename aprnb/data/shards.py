@@ -110,8 +110,9 @@ def open_dataset(path, vocab_size=None, tokenizer_digest=None):
 def refuse_other_kinds(path):
     """ShardError for texts and models where shards are needed."""
     if path.is_file() and kind_of(path):
-        raise ShardError(f"{path}: a text by its name, not token ids; `aprnb tokenize encode-corpus "
-                         f"--corpus {path} --tokenizer DIR --output SHARDS` makes a dataset of it")
+        raise ShardError(f"{path}: a text by its name, not token ids; `aprnb tokenize "
+                         f"encode-corpus --corpus {path} --tokenizer DIR --output SHARDS` makes a "
+                         "dataset of it")
     found = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
     models = [entry.name for entry in found if entry.suffix in (".safetensors", ".apr")]
     if models and not any(entry.suffix == ".bin" for entry in found):
