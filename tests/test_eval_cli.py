@@ -2,6 +2,7 @@
 import json
 import math
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from exact import loss_rounding
 from runs import SEQ, aprnb, aprnb_here, refused, shards, text_shards, train
 from shared import shared
 from tolerance import allowed, gamma
+
+from aprnb.train.score import window_length
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +107,27 @@ def test_text_mode_says_loss_beside_ln_v(base):
     assert "nats per token" in result.stdout and "ln V = 6.9315" in result.stdout
 
 
+def test_the_length_of_a_window_is_that_of_the_training_where_none_is_given(base):
+    want = evaluated(checkpoint(base), base / "data")
+    result = aprnb_here("eval", checkpoint(base), "--dataset", base / "data", "--device", "cpu",
+                        "--json")
+    assert json.loads(result.stdout) == want | {
+        "seq_length_from": "the length that the model was trained with"}
+    said = aprnb_here("eval", checkpoint(base), "--dataset", base / "data", "--device", "cpu")
+    assert f"of {SEQ} targets (the length that the model was trained with)" in said.stdout
+
+
+@pytest.mark.parametrize("trained, positions, length", [
+    (32, 64, 32), (64, 64, 64), (65, 64, 64), (0, 64, 64), (True, 64, 64), (None, 64, 64),
+    ("32", 64, 64), (None, 2048, 2048), (None, 2049, 2048), (3000, 4096, 3000)])
+def test_a_length_that_the_model_cannot_have_is_not_taken(trained, positions, length):
+    source = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=positions),
+                             metadata={"training_settings": {"seq_length": trained}})
+    assert window_length(source)[0] == length
+    assert window_length(SimpleNamespace(config=source.config, metadata={}))[0] == min(
+        positions, 2048)
+
+
 @pytest.mark.parametrize("model, dataset, seq, more, code, words", [
     ("absent.apr", "data", SEQ, [], 3, ["absent.apr"]),
     (None, "absent", SEQ, [], 3, ["absent"]),
@@ -127,7 +151,7 @@ def test_bad_input(base, tmp_path, model, dataset, seq, more, code, words):
 
 
 def test_usage(base):
-    for more in (["--seq-length", "0"], ["--seq-length", "x"], ["--no-such"], []):
+    for more in (["--seq-length", "0"], ["--seq-length", "x"], ["--no-such"]):
         assert aprnb_here("eval", checkpoint(base), "--dataset", base / "data",
                      *more).returncode == 2
 

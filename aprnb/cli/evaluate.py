@@ -8,6 +8,7 @@ from .options import DEVICE, JSON, counted, precision
 
 EPILOG = """\b
 Examples:
+  aprnb eval runs/tiny/ckpt/epoch-002.apr --dataset held-out/
   aprnb eval model.apr --dataset held-out/ --seq-length 1024
   aprnb eval runs/tiny/ckpt/epoch-002.apr --dataset shards/ --seq-length 256 --windows 64 --json
 
@@ -20,8 +21,9 @@ to evaluate; 6 model does not fit; 8 non-finite loss; 12 out of device memory; 1
 @click.argument("model")
 @click.option("--dataset", required=True, metavar="PATH",
               help="Folder of token shards, or one .bin file.")
-@click.option("--seq-length", required=True, type=click.IntRange(1), metavar="N",
-              help="Target tokens per window; windows do not overlap.")
+@click.option("--seq-length", type=click.IntRange(1), metavar="N",
+              help="Target tokens per window; windows do not overlap  [default: the length that "
+                   "the model was trained with here, else its positions, at most 2048].")
 @click.option("--windows", "drawn", type=click.IntRange(1), metavar="N",
               help="Windows, drawn over the dataset by --seed as pretrain draws those of "
                    "--val-shard  [default: every window].")
@@ -56,7 +58,8 @@ def lines(report):
     return (f"{report['loss_nats']:.6f} nats per token, perplexity {ppl}; a uniform guess scores "
             f"ln V = {report['ln_vocab']:.4f}\n"
             f"{bits} bits per byte; {counted(report['tokens'], 'token')} in "
-            f"{counted(report['windows'], 'window')}; left out: "
+            f"{counted(report['windows'], 'window')} of {counted(report['seq_length'], 'target')} "
+            f"({report['seq_length_from']}); left out: "
             f"{counted(report['windows_left_out'], 'window')}, "
             f"{counted(report['tokens_in_no_window']['tokens'], 'token')} that fill none\n"
             f"{report['device']}")

@@ -21,18 +21,21 @@ from .evaluate import evaluate, perplexity
 from .inputs import find_tokenizer, short_shards
 
 SCHEMA = "aprnb-eval-v1"
+LONGEST = 2048  # target tokens of a window, where nobody says how long the model's were
 
 
 def score(source, dataset_path, seq_length, batch_size, device, precision, drawn=None, seed=42,
           max_batches=None):
     """Report of an opened model on a dataset, a JSON-able dict.
 
-    drawn: as many windows, drawn by the seed as pretrain draws those of --val-shard;
-    max_batches: the first windows, so many batches of them; neither: every window.
+    seq_length: None for `window_length`;  drawn: as many windows, drawn by the seed as pretrain
+    draws those of --val-shard;  max_batches: the first windows, so many batches of them; neither:
+    every window.
     Errors: CheckError for data on which a loss means nothing or that another tokenizer made;
     NonFiniteError; DeviceError.
     """
     config, warnings = source.config, list(source.notes)
+    seq_length, why = (seq_length, "--seq-length") if seq_length else window_length(source)
     try:
         tokenizer = find_tokenizer(dataset_path, source)
     except TokenizerStyleError as error:
@@ -55,13 +58,26 @@ def score(source, dataset_path, seq_length, batch_size, device, precision, drawn
     bits = result.loss_nats * result.tokens / math.log(2)
     ppl = perplexity(result.loss_nats)
     return {"schema": SCHEMA, "model": str(source.path), "dataset": str(dataset_path),
-            "seq_length": seq_length, "loss_nats": result.loss_nats,
+            "seq_length": seq_length, "seq_length_from": why, "loss_nats": result.loss_nats,
             "ppl": ppl if math.isfinite(ppl) else None, "ln_vocab": math.log(config.vocab_size),
             "bits_per_byte": bits / nbytes if nbytes else None,
             "tokens": result.tokens, "windows": result.windows,
             "windows_left_out": len(windows) - result.windows,
             "tokens_in_no_window": windows.left_out(), "device": model.backend.reason,
             "warnings": warnings + list(dataset.warnings) + short_shards(windows)}
+
+
+def window_length(source):
+    """(target tokens of a window, why so many) of an opened model: what it was trained with, else
+    as many as it has positions, at most LONGEST."""
+    positions = source.config.max_position_embeddings
+    settings = source.metadata.get("training_settings")
+    trained = settings.get("seq_length") if isinstance(settings, dict) else None
+    if type(trained) is int and 1 <= trained <= positions:
+        return trained, "the length that the model was trained with"
+    if positions <= LONGEST:
+        return positions, "the positions of the model"
+    return LONGEST, f"at most, of the model's {positions:,} positions"
 
 
 def text_bytes(windows, indices, tokenizer, mean, separator=None):
