@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import sys
 
@@ -40,6 +41,13 @@ def test_json_names_tokens_and_rates(capsys):
     assert report["tokens"] == len(report["token_ids"]) <= 5
     assert report["finish_reason"] in ("length", "stop")
     assert report["prefill_tokens_per_sec"] > 0
+
+
+def test_text_mode_says_how_fast_and_why_no_more_beside_the_text(capsys):
+    code, out, err = call(capsys, "run", LLAMA, "x", "--max-tokens", 3, "--device", "cpu")
+    assert code == 0 and out.startswith("x")
+    whole = r"3 tokens at [\d,.]+ tokens/s behind a prompt of \d+; --max-tokens reached"
+    assert re.fullmatch(rf"({whole}|\d tokens?.*; the text has ended); cpu, fp32: .*\n", err), err
 
 
 def test_trained_model_continues_as_pytorch_does(capsys):
@@ -124,10 +132,14 @@ def test_every_position_may_be_used_and_none_beyond(llama):
 def test_prompt_from_a_file_and_from_stdin(capsys, tmp_path, monkeypatch):
     (tmp_path / "prompt.txt").write_text("hello")
     args = (LLAMA, "--max-tokens", 4, "--device", "cpu")
-    from_file = call(capsys, "run", *args, "--prompt-file", tmp_path / "prompt.txt")
-    assert from_file == call(capsys, "run", *args, "hello") and from_file[1].startswith("hello")
+
+    def said(*more):  # the line on stderr has the time in it
+        code, out, _ = call(capsys, "run", *args, *more)
+        return code, out
+    from_file = said("--prompt-file", tmp_path / "prompt.txt")
+    assert from_file == said("hello") and from_file[1].startswith("hello") and from_file[0] == 0
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hello")))
-    assert from_file == call(capsys, "run", *args, "--prompt-file", "-")
+    assert from_file == said("--prompt-file", "-")
 
 
 def test_bad_input(capsys, tmp_path):

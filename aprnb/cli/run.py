@@ -3,7 +3,7 @@ import json
 
 import click
 
-from .options import DEVICE, JSON, precision
+from .options import DEVICE, JSON, counted, precision
 
 EPILOG = """\b
 Examples:
@@ -13,6 +13,9 @@ Examples:
 \b
 Exit codes: 0 success; 2 usage; 3 file not found; 4 not a model file;
 6 model does not fit, or it has no tokenizer; 14 no usable GPU."""
+
+
+ENDS = {"length": "--max-tokens reached", "stop": "the text has ended"}
 
 
 @click.command(epilog=EPILOG)
@@ -33,6 +36,16 @@ def run(model, prompt, prompt_file, max_tokens, device, precision, as_json):
     with open_model(model) as source:
         report = speak(source, open_backend(device, precision), text, max_tokens)
     click.echo(json.dumps(report, indent=1) if as_json else text + report["text"])
+    if not as_json:
+        click.echo(pace(report), err=True)
+
+
+def pace(report):
+    """A line for people: how many tokens, how fast, why no more, where."""
+    rate = report["decode_tokens_per_sec"]
+    return (f"{counted(report['tokens'], 'token')}"
+            f"{f' at {rate:,.1f} tokens/s' if rate else ''} behind a prompt of "
+            f"{report['prompt_tokens']:,}; {ENDS[report['finish_reason']]}; {report['device']}")
 
 
 def read_prompt(prompt, prompt_file):
