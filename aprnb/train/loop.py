@@ -8,7 +8,6 @@ as one file, so a resumed run gives the bytes of one that was never interrupted,
 CPU or GPU.
 """
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..errors import CheckError, Interrupted, NonFiniteError, NotFoundError, Sto
 from ..formats.atomic import write_json, write_text
 from ..interrupt import Interrupt
 from ..model.instance import Model
-from . import gates
+from . import ends, gates
 from .checkpoint import epoch_metadata, write_checkpoint, write_state
 from .console import Console
 from .evaluate import Evaluator
@@ -34,15 +33,13 @@ from .schedule import Schedule
 from .settings import Settings
 from .step import Trainer, next_gradients
 
-SKIPS_IN_A_ROW = 3  # non-finite steps after which a run stops although it may skip
-
 
 @dataclass
 class Loop:
     """One run from its position to its end.
 
     Built by train/run.py with everything opened and allocated; `run` then only computes and writes.
-    What ends a run early is raised as a Stop from wherever it was found.
+    Whatever ends it is raised as a Stop from where it was found; ends.py holds the ends.
     """
 
     settings: Settings
@@ -76,35 +73,24 @@ class Loop:
         """Train to the end. Returns an Outcome; errors of the disk and the data are raised."""
         settings, at = self.settings, self.position
         try:
-            self._stop_without_patience()  # a resumed run that had ended so
+            ends.stop_without_patience(self)  # a resumed run that had ended so
             if at.step >= settings.num_steps:
-                self._stop_after_bad_steps()  # as well
+                ends.stop_after_bad_steps(self)  # as well
             if at.step == 0 and at.initial_val_nats is None:
                 self._begin()
             while True:
                 if self._epoch_is_over():
                     self._end_epoch()
                 if at.step >= settings.num_steps:
-                    raise self._final()
-                self._stop_if_asked()  # during the evaluation
+                    ends.complete(self)
+                ends.stop_if_asked(self)  # during the evaluation
                 self._step()
-                self._stop_if_asked()
+                ends.stop_if_asked(self)
                 if settings.checkpoint_every and at.step % settings.checkpoint_every == 0:
                     self.save_state()
         except Stop as stop:
             self.note("end", status=stop.outcome.status, detail=stop.outcome.detail)
             return stop.outcome
-
-    def _stop_if_asked(self):
-        """After Ctrl-C or another signal: save, then stop between two steps."""
-        if self.interrupt.requested:
-            self._stop_interrupted("")
-
-    def _stop_interrupted(self, where):
-        self.save_state()
-        raise Stop("INTERRUPTED", f"by {self.interrupt.requested}{where} after "
-                   f"{self.position.step} of {self.settings.num_steps} steps; go on with --resume",
-                   Interrupted.exit_code)
 
     def _tell(self, text):
         """Say what became of the run folder; paths from now on are those that it has."""
@@ -131,13 +117,13 @@ class Loop:
             targets, waited, (loss, norm) = next_gradients(self.trainer, self.stream,
                                                            self.interrupt)
         except Interrupted:
-            self._stop_interrupted("")
+            ends.interrupt(self)
         self._judge_batch(targets, passes)
         lr = self.schedule.rate(at.step)
         step, at.step = at.step, at.step + 1
         at.tokens_seen += targets.size
         bad = [g for g in (gates.finite_loss(loss), gates.finite_gradient(norm))
-               if not self._judge(g)]
+               if not self.judge(g)]
         if bad:
             self._skip(step, bad[0])
             return
@@ -187,41 +173,7 @@ class Loop:
         at.skipped_in_a_row += 1
         self.note("skipped", skipped_step=step, gate=gate.as_json(), in_a_row=at.skipped_in_a_row)
         self.console.warn(f"step {step} skipped, weights unchanged: {gate.message}")
-        self._stop_after_bad_steps()
-
-    def _stop_after_bad_steps(self):
-        """Stop with exit code 8 if no more are allowed."""
-        at = self.position
-        allowed = 1 if self.settings.on_nonfinite == "stop" else SKIPS_IN_A_ROW
-        if at.skipped_in_a_row < allowed:  # more than allowed, in a run that was resumed
-            return
-        many = f"{at.skipped_in_a_row} steps in a row up to " if at.skipped_in_a_row > 1 else ""
-        why = [g.message for g in self.gates.values() if g.id == "GATE-TRAIN-007" and not g.ok]
-        self._abort_nonfinite(": ".join([f"{many}step {at.step - 1}", *why[:1]]))
-
-    def _abort_nonfinite(self, detail, when=""):
-        """Stop with exit code 8, with a state to look at if the weights can still be written.
-
-        It lies beside the good ones: a resume goes on from the newest of those.
-        """
-        step = self.position.step
-        state, path = self.folder.state_file(step), self.folder.aborted_file(step)
-        try:
-            if self.saved == asdict(self.position) and state.exists():
-                self.durably(os.replace, state, path)  # an evaluation found it bad
-            else:
-                self._write_state(path)
-            detail = f"{detail}; its state is {self.folder.here(path)}"
-        except NonFiniteError as error:  # the weights themselves are bad
-            detail = f"{detail}; {error}"
-        self.durably(self.folder.prune_aborted)
-        good = self.folder.newest_state()
-        if self.checkpoint and not self.checkpoint.exists():
-            self.checkpoint = good
-        then = (f"--resume goes on from {good.name}" if good else
-                "there is no state before it, so --resume goes on from there")
-        raise Stop("ABORTED", f"NON-FINITE{when}: {detail}; {then}; try a lower --lr or "
-                   "--precision fp32, each with --override", NonFiniteError.exit_code)
+        ends.stop_after_bad_steps(self)
 
     # ------------------------------------------------------------ an epoch
 
@@ -233,31 +185,18 @@ class Loop:
 
     def _end_epoch(self):
         """Evaluate; write the checkpoint only if the loss did not diverge; begin the next one."""
-        at, settings = self.position, self.settings
+        at = self.position
         val_loss = self._evaluate(f"at epoch {at.epoch}")
         at.val_history_nats.append(val_loss)
         at.val_steps.append(at.step)
-        if not self._judge(gates.divergence(at.val_history_nats, settings.max_epoch0_loss)):
-            raise Stop("ABORTED", f"DIVERGENCE at epoch {at.epoch}: "
-                       f"{self.gates['GATE-TRAIN-005', 'val_loss_nats'].message}",
-                       CheckError.exit_code)
+        ends.stop_if_diverged(self)
         self._require(gates.real_updates(self.trainer.step, at.recorded))
         self._write_epoch(val_loss)
         at.epoch, at.epoch_start = at.epoch + 1, at.step
         at.loss_sum_nats, at.recorded_in_epoch, at.grad_norm_max = 0.0, 0, 0.0
         at.wall_seconds = 0.0
         self.save_state()
-        self._stop_without_patience()
-
-    def _stop_without_patience(self):
-        """Gate 004 at the end of an epoch, where the newest loss was measured."""
-        at = self.position
-        if not at.val_history_nats or at.step != at.epoch_start:
-            return
-        gate = gates.patience(at.val_history_nats, self.settings.patience)
-        if not self._judge(gate):
-            raise self._judged_target("EARLY_STOP", f"{gate.message}; --resume goes on with a "
-                                      "larger --patience")
+        ends.stop_without_patience(self)
 
     def _begin(self):
         """The validation loss before step 0, beside that of a uniform guess."""
@@ -277,11 +216,11 @@ class Loop:
             with self.interrupt.at_once():
                 result = self.evaluator.mean(self.data.val, self.data.val_indices)
         except Interrupted:
-            self._stop_interrupted(f" in the evaluation {when},")
+            ends.interrupt(self, f" in the evaluation {when},")
         except NonFiniteError as error:
             if not self.position.step:
                 raise Stop("ABORTED", f"NON-FINITE {when}: {error}", error.exit_code) from error
-            self._abort_nonfinite(error, f" {when}")
+            ends.abort_nonfinite(self, error, f" {when}")
         return float(result.loss_nats)
 
     def _write_epoch(self, val_loss):
@@ -320,14 +259,15 @@ class Loop:
         """
         at, path = self.position, self.folder.state_file(self.position.step)
         if self.saved != asdict(at):
-            self._write_state(path)
+            self.write_state(path)
             self.saved = asdict(at)
             if at.step > at.epoch_start or self.checkpoint is None:  # else the epoch's is newest
                 self.checkpoint = self.folder.here(path)
         if prune:
             self.durably(self.folder.prune, self.settings, at.val_history_nats)
 
-    def _write_state(self, path):
+    def write_state(self, path):
+        """Write this position as a state file, after the logs whose records it counts."""
         self.durably(self.folder.put_back, self.metrics, self.events)
         self.note("saving_state", path=str(path))
         self.durably(self.metrics.sync)
@@ -367,33 +307,14 @@ class Loop:
         self.durably(write_text, self.folder.svg,
                       loss_svg(self.metrics.losses(), validation, self.ln_vocab_nats, title))
 
-    # ------------------------------------------------------------ the end
-
-    def _final(self):
-        """The Stop of a run that did all its steps."""
-        return self._judged_target("COMPLETED", f"{self.position.step} steps")
-
-    def _judged_target(self, status, detail):
-        """Stop with `status`, or what --target-val-loss makes of it (gate 003).
-
-        Reached: COMPLETED becomes CONVERGED; missed: the status stays, the exit code is 5.
-        """
-        wanted = self.settings.target_val_loss
-        if wanted is None:
-            return Stop(status, f"{detail}; no target was given")
-        gate = gates.target(self.position.val_history_nats[-1], wanted)
-        if not self._judge(gate):
-            return Stop(status, f"{detail}; {gate.message}", CheckError.exit_code)
-        return Stop("CONVERGED" if status == "COMPLETED" else status, f"{detail}; {gate.message}")
-
     # ------------------------------------------------------------ gates
 
-    def _judge(self, gate):
+    def judge(self, gate):
         """Remember a gate's outcome for summary.json; whether it passed."""
         self.gates[gate.id, gate.name] = gate
         return gate.ok
 
     def _require(self, gate):
         """End the run with exit code 5 if a gate fails."""
-        if not self._judge(gate):
+        if not self.judge(gate):
             raise Stop("ABORTED", gate.message, CheckError.exit_code)

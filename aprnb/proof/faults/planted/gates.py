@@ -1,7 +1,8 @@
 """Faults of the gates, of the preflight, and of what a run makes of them."""
 from ..fault import fault
 
-GATES, LOOP, RUN = "aprnb/train/gates.py", "aprnb/train/loop.py", "aprnb/train/run.py"
+GATES, RUN = "aprnb/train/gates.py", "aprnb/train/run.py"
+LOOP, ENDS = "aprnb/train/loop.py", "aprnb/train/ends.py"
 PREFLIGHT, SETTINGS = "aprnb/train/preflight.py", "aprnb/train/settings.py"
 UPLOAD = ("aprnb/device/gpu.py",
           "host = np.ascontiguousarray(host, dtype=target.dtype).reshape(target.shape)",
@@ -35,10 +36,8 @@ FAULTS = [
                 "DIVERGENCE_RATIO * history_nats[0],")]),
     fault("divergence-only-warns", "a diverged run goes on and writes its checkpoint",
           "reference",
-          cpu=[(LOOP, "if not self._judge(gates.divergence(at.val_history_nats, "
-                "settings.max_epoch0_loss)):",
-                "if self._judge(gates.divergence(at.val_history_nats, "
-                "settings.max_epoch0_loss)) is None:")]),
+          cpu=[(ENDS, "if not loop.judge(gates.divergence(", "if None is loop.judge("
+                "gates.divergence(")]),
     fault("patience-counts-from-the-last-fall", "any fall counts as an improvement, not a new best",
           "ours: compared with the epoch before",
           cpu=[(GATES, "best = min(range(len(history_nats)), key=history_nats.__getitem__)",
@@ -50,8 +49,8 @@ FAULTS = [
     # ------------------------------------------------------------ what follows from a gate
     fault("converged-though-missed", "CONVERGED, exit 0, although the target was missed",
           "reference",
-          cpu=[(LOOP, "        if not self._judge(gate):\n            return Stop(status",
-                "        if self._judge(gate) is None:\n            return Stop(status")]),
+          cpu=[(ENDS, "    if not loop.judge(gate):\n        return Stop(status",
+                "    if loop.judge(gate) is None:\n        return Stop(status")]),
     fault("nonfinite-steps-are-taken", "a step whose loss or gradient was refused is taken",
           "ours: NaN containment switched off",
           cpu=[(LOOP, "        if bad:\n", "        if bad and step < 0:\n")]),
@@ -61,7 +60,7 @@ FAULTS = [
                 "for g in (gates.finite_loss(loss),)")]),
     fault("skips-never-stop-a-run", "three bad steps in a row are skipped as one is",
           "ours: a counter that starts again",
-          cpu=[(LOOP, "if at.skipped_in_a_row < allowed:",
+          cpu=[(ENDS, "if at.skipped_in_a_row < allowed:",
                 "if at.skipped_in_a_row < 10 * allowed:")]),
     fault("scattered-skips-stop-a-run", "bad steps are counted together, not in a row",
           "ours: a counter that never starts again",

@@ -1,9 +1,10 @@
 """Faults of what a run keeps, of files beside its state, and of a run that is made longer."""
 from ..fault import fault
 
-CONSOLE, FOLDER, HELD, HORIZON, LOOP, RECORDS, RESUME, RUN, SCHEDULE, SETTINGS = (
-    f"aprnb/train/{part}.py" for part in ("console", "run_folder", "held_folder", "horizon", "loop",
-                                          "records", "resume", "run", "schedule", "settings"))
+CONSOLE, ENDS, FOLDER, HELD, HORIZON, LOOP, RECORDS, RESUME, RUN, SCHEDULE, SETTINGS = (
+    f"aprnb/train/{part}.py" for part in ("console", "ends", "run_folder", "held_folder", "horizon",
+                                          "loop", "records", "resume", "run", "schedule",
+                                          "settings"))
 ASIDE, CHECKPOINT, METRICS = (f"aprnb/train/{part}.py" for part in ("set_aside", "checkpoint",
                                                                     "metrics"))
 
@@ -25,12 +26,12 @@ RETENTION = [
                 '"best": loop.folder.best(history and [*([9.9] * (len(history) - 1)), 0]),')]),
     fault("abort-takes-the-place-of-a-state", "the state of a NON-FINITE abort is one like any",
           "ours: the next resume goes on from what ended the run",
-          cpu=[(LOOP, "self.folder.state_file(step), self.folder.aborted_file(step)",
-                "self.folder.state_file(step), self.folder.state_file(step)")]),
+          cpu=[(ENDS, "loop.folder.state_file(step), loop.folder.aborted_file(step)",
+                "loop.folder.state_file(step), loop.folder.state_file(step)")]),
     fault("bad-evaluation-leaves-a-good-state", "weights that an evaluation refused stay a state",
           "ours: it was saved before it was judged",
-          cpu=[(LOOP, "            if self.saved == asdict(self.position) and state.exists():\n",
-                "            if self.saved is None:\n")]),
+          cpu=[(ENDS, "        if loop.saved == asdict(loop.position) and state.exists():\n",
+                "        if loop.saved is None:\n")]),
     fault("abort-not-cleared", "--force leaves the state of an abort", "ours: a name left out",
           cpu=[(FOLDER, "(epoch|state|aborted)-", "(epoch|state)-")]),
     fault("auto-never-starts", "--resume auto needs a state like --resume",

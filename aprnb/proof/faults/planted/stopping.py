@@ -4,7 +4,8 @@ from ..fault import fault
 INTERRUPT = "aprnb/interrupt.py"
 ERRORS = "aprnb/errors.py"
 FRONT = "aprnb/cli/__init__.py"
-GATES, LOOP, RUN, STEP = (f"aprnb/train/{part}.py" for part in ("gates", "loop", "run", "step"))
+ENDS, GATES, LOOP, RUN, STEP = (f"aprnb/train/{part}.py" for part in ("ends", "gates", "loop",
+                                                                      "run", "step"))
 
 STOPPING = [
     fault("warning-of-a-scheduler-unheard", "SIGUSR1 keeps its default, which kills",
@@ -35,14 +36,14 @@ STOPPING = [
           cpu=[(RUN, "if plan.settings.max_minutes:", "if not plan.settings.max_minutes and 0:")]),
     fault("bad-steps-counted-with-equals", "a count that a resume took past its limit is not seen",
           "ours: three bad steps in a row never stopped a resumed run",
-          cpu=[(LOOP, "if at.skipped_in_a_row < allowed:",
+          cpu=[(ENDS, "if at.skipped_in_a_row < allowed:",
                 "if at.skipped_in_a_row != allowed:")]),
     fault("bad-steps-at-the-end-forgotten", "a run that has no step left is COMPLETED",
           "ours: exit 8, and resumed exit 0",
-          cpu=[(LOOP, "self._stop_after_bad_steps()  # as well", "pass  # as well")]),
+          cpu=[(LOOP, "ends.stop_after_bad_steps(self)  # as well", "pass  # as well")]),
     fault("patience-forgotten-by-a-resume", "patience is judged after an epoch only",
           "ours: every resume trained an epoch more",
-          cpu=[(LOOP, "self._stop_without_patience()  # a", "pass  # a")]),
+          cpu=[(LOOP, "ends.stop_without_patience(self)  # a", "pass  # a")]),
     fault("patience-of-three-at-least", "--patience 1 and 2 act as 3",
           "ours: no run ended before its fourth epoch",
           cpu=[(GATES, "without, 0, epochs - 1,", "without, 0, max(epochs, 3) - 1,")]),
