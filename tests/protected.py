@@ -44,18 +44,20 @@ def longer(base, name, **given):
     return train(base, name, resume=True, num_steps=20, **given)
 
 
-def older(run, settings=True):
-    """Make the newest state one of a version that stored no records, or no settings either."""
+def older(run, settings=True, lacks=("schedule_steps", "keep_best")):
+    """Make the newest state one of a version that stored no records, or no settings either, and
+    config.json one that lacks some settings, as the state does.
+    """
     path = max((run / "ckpt").glob("state-*"))
     with read_apr(path) as file:
         metadata = {k: v for k, v in file.metadata.items() if settings or k != "training_settings"}
         if settings:
             metadata["training_settings"] = {
                 k: v for k, v in metadata["training_settings"].items()
-                if k not in ("schedule_steps", "keep_best")}
+                if k not in lacks}
         tensors = {n: file.array(n) for n in file.tensors if n != "__training__.records"}
     write_apr(path, metadata, tensors, force=True)
     config = json.loads((run / "config.json").read_text())
-    for name in ("schedule_steps", "keep_best"):
+    for name in lacks:
         del config["settings"][name]
     (run / "config.json").write_text(json.dumps(config))

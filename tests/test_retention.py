@@ -255,6 +255,20 @@ def test_an_earlier_state_goes_on_and_the_later_steps_are_set_aside(tmp_path, na
     assert numbers(train(tmp_path, "run/set-aside-001", resume=True)) == numbers(whole)
 
 
+@pytest.mark.parametrize("damaged, words", [
+    (["20"], "--resume state-000016.apr (state-000020.apr is damaged)"),
+    (["20", "16"], "; state-000020.apr is damaged"), ([], "--resume")])
+def test_what_was_set_aside_is_said_to_go_on_only_from_a_sound_state(tmp_path, damaged, words):
+    train(tmp_path, keep=9)
+    for step in damaged:
+        path = tmp_path / f"run/ckpt/state-0000{step}.apr"
+        path.write_bytes(path.read_bytes()[:-100])
+    watcher = Watcher()
+    train(tmp_path, resume="state-000008.apr", watcher=watcher)
+    said, = [text for text in watcher.warnings if "set aside" in text]
+    assert said.endswith(words) and ("go on with" in said) == (damaged != ["20", "16"])
+
+
 def test_a_process_that_ends_while_it_sets_aside_loses_nothing(tmp_path, monkeypatch):
     whole = train(tmp_path, keep=9)
     for k in range(7):  # two states, two epochs with their metadata

@@ -5,6 +5,7 @@ import hf_fixture
 import pytest
 from corpora import stdlib_ids
 from exact import loss_rounding
+from protected import older
 from runs import SEQ, aprnb_here, arch, flags, numbers, refused, shards, state, train
 from tolerance import allowed
 
@@ -130,10 +131,7 @@ def test_a_run_begun_before_these_settings_resumes_with_its_own_split(base):
     for file in (base / "old/ckpt").iterdir():
         if file.name not in ("state-000006.apr",):
             file.unlink()
-    config = config_of(base / "old")
-    for name in ("val_windows", "val_order"):
-        del config["settings"][name]
-    (base / "old/config.json").write_text(json.dumps(config))
+    older(base / "old", lacks=("val_windows", "val_order"))
     again = train(base, "old", resume=True)
     assert numbers(again) == numbers(whole)
     assert again["val_loss_history"] == whole["val_loss_history"]

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ORDER = ("errors", "interrupt", "provenance", "dtypes", "fields", "config", "formats", "data",
-         "model", "oracle", "kernels", "device", "backend", "generate", "train", "bench", "proof",
-         "cli")
+ORDER = ("words", "errors", "interrupt", "provenance", "dtypes", "fields", "config", "formats",
+         "data", "model", "oracle", "kernels", "device", "backend", "generate", "train", "bench",
+         "proof", "cli")
 NEVER = {  # walls inside the order
     "oracle": set(ORDER) - {"oracle"},
     "kernels": {"oracle"},

@@ -3,8 +3,9 @@ import json
 
 import click
 
+from ..words import counted
 from .contracts_run import run, status
-from .options import JSON, counted
+from .options import JSON
 
 VALIDATE = """\b
 Examples:

@@ -5,7 +5,8 @@ import sys
 import click
 
 from ..proof.hardware import SIDES
-from .options import FORCE, JSON, counted
+from ..words import counted
+from .options import FORCE, JSON
 
 RUN = """\b
 Examples:

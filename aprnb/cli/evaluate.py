@@ -4,7 +4,8 @@ import json
 import click
 
 from ..errors import UsageError
-from .options import DEVICE, JSON, counted, precision
+from ..words import counted
+from .options import DEVICE, JSON, precision
 
 EPILOG = """\b
 Examples:

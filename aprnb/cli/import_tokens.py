@@ -1,7 +1,8 @@
 """`aprnb tokenize import-tokens`: shards of token ids that other programs wrote."""
 import click
 
-from .options import FORCE, JSON, MOST_COUNT, MOST_IDS, OUTPUT, NamedPath, counted, report
+from ..words import counted
+from .options import FORCE, JSON, MOST_COUNT, MOST_IDS, OUTPUT, NamedPath, report
 
 
 @click.command("import-tokens", epilog="""\b

@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from .options import counted
+from ..words import counted
 from .sections import SectionedCommand, section
 
 EPILOG = """\b
@@ -184,7 +184,14 @@ def print_report(report, as_json, console):
     best = report["best"]
     if best:
         console.result(f"  best        {best['val_loss_nats']:.4f} nats, epoch {best['epoch']}: "
-                       f"{best['checkpoint'] or 'its checkpoint is not there any more'}")
+                       f"{best['checkpoint'] or without_checkpoint(best, report)}")
     for name, file in (("checkpoint", report["checkpoint"]), ("loss curve", report["loss_svg"]),
                        ("summary", report["summary"])):
         console.result(f"  {name:<11} {file}")
+
+
+def without_checkpoint(best, report):
+    """Why the best epoch has no file: its evaluation ended the run, or somebody removed it."""
+    return ("no checkpoint was written, the run was stopped by that evaluation"
+            if best["epoch"] >= report["epochs_completed"]
+            else "its checkpoint is not there any more")

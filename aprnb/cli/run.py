@@ -3,7 +3,8 @@ import json
 
 import click
 
-from .options import DEVICE, JSON, counted, precision
+from ..words import counted
+from .options import DEVICE, JSON, precision
 
 EPILOG = """\b
 Examples:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
+from ..words import counted
 from .import_tokens import import_tokens
-from .options import FORCE, JSON, MOST_COUNT, MOST_IDS, OUTPUT, NamedPath, counted, report
+from .options import FORCE, JSON, MOST_COUNT, MOST_IDS, OUTPUT, NamedPath, report
 
 MOST_TOKENS = 1_000_000  # of a vocabulary: four times the largest in use
 

@@ -83,9 +83,9 @@ def open_dataset(path, vocab_size=None, tokenizer_digest=None):
     path = Path(path)
     if not path.exists():
         raise NotFoundError(f"{path}: no such dataset; need a folder of shards or a .bin file")
-    refuse_other_kinds(path)
     folder = path if path.is_dir() else path.parent
     files = tuple(bin_files(path)) if path.is_dir() else (path,)
+    refuse_other_kinds(path)
     others = not_read(path) if path.is_dir() else ()
     if not files:
         raise ShardError(f"{path}: an empty dataset, no .bin shard"

@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict
 
 from ..errors import CheckError, Interrupted, NonFiniteError
+from ..words import counted
 from . import gates
 from .outcome import Stop
 
@@ -24,8 +25,9 @@ def stop_if_asked(loop):
 def interrupt(loop, where=""):
     """Save a state and stop with exit code 130."""
     loop.save_state()
+    steps = counted(loop.settings.num_steps, "step")
     raise Stop("INTERRUPTED", f"by {loop.interrupt.requested}{where} after {loop.position.step} of "
-               f"{loop.settings.num_steps} steps; go on with --resume", Interrupted.exit_code)
+               f"{steps}; go on with --resume", Interrupted.exit_code)
 
 
 # ---------------------------------------------------------------- not finite
@@ -90,7 +92,7 @@ def stop_without_patience(loop):
 
 def complete(loop):
     """The end of a run that did all its steps."""
-    raise _judged_target(loop, "COMPLETED", f"{loop.position.step} steps")
+    raise _judged_target(loop, "COMPLETED", counted(loop.position.step, "step"))
 
 
 def _judged_target(loop, status, detail):

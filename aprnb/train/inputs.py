@@ -26,6 +26,7 @@ from ..formats.hf_folder import read_json, snapshot_of
 from ..formats.model_file import OpenModel, open_model
 from ..formats.tokenizer_keys import special_id_keys, tokenizer_keys
 from ..formats.tokenizer_rules import identity_warnings
+from ..words import counted
 
 LUGGAGE = ("chat_format", "special_tokens", *companions.KEYS)  # beside all "tokenizer." keys
 
@@ -201,7 +202,7 @@ def open_data_input(settings, model):
         warnings.append(f"--val-batches {settings.val_batches}: the validation windows depend on "
                         f"--batch-size; --val-windows {wanted} names the same number without it")
     if repeats:
-        warnings.append(f"{repeats} of {len(windows)} windows repeat an earlier one")
+        warnings.append(f"{repeats} of {counted(len(windows), 'window')} repeat an earlier one")
     if shared:
         warnings.append(f"{shared} of {len(val_indices)} validation windows also stand in the "
                         "training data; the validation loss is too good")
@@ -240,7 +241,7 @@ def short_shards(windows):
     if not short["count"]:
         return []
     names = ", ".join(f"{name} ({tokens})" for name, tokens in list(short["names"].items())[:5])
-    return [f"{windows.path}: {short['count']} shard{'s' * (short['count'] > 1)} shorter than a "
+    return [f"{windows.path}: {counted(short['count'], 'shard')} shorter than a "
             f"window of {windows.seq_length + 1} tokens and not read: {names}"
             f"{', ...' * (short['count'] > 5)}; a shorter --seq-length reads them"]
 

@@ -1,16 +1,9 @@
-"""The resolved configuration of a run: on the screen before the first step, and as config.json.
+"""The resolved configuration of a run on the screen, before the first step.
 
-Both name the origin of every value: "flag" (given by the user), "default", "mode default" (follows
-from --mode), "chosen" (what auto stood for on this machine), "state" (--override config.json).
---resume reads config.json back.
+Every value stands with its origin, see ORIGINS in settings.py; config.json holds the same.
 """
-import os
-from dataclasses import asdict
-
-from .. import __version__
-from ..config import PRESETS
-from .run_folder import CONFIG_SCHEMA
-from .settings import PATHS
+from ..words import counted
+from .config_file import setting_rows
 
 ON_LINES = ("dataset", "val_shard", "run_dir", "init", "tokenizer", "arch")  # of their own
 WIDTH = 100  # columns of the table
@@ -39,20 +32,6 @@ def introduce(plan, model, data, console):
         console.note(f"{' ' * 9}{line}".rstrip())
 
 
-def config_json(plan, model, data):
-    """The object of config.json: every setting with its value and where that came from.
-
-    `device`, `model` and `data` are there to be read by people; resuming judges the data by the
-    fingerprint in the saved state, not by this one.
-    """
-    rows = {name: {"value": value, "from": origin} for name, value, origin in setting_rows(plan)}
-    return {"schema": CONFIG_SCHEMA, "aprnb": __version__, "settings": rows,
-            "device": {"name": model.backend.name, "precision": model.backend.precision,
-                       "reason": model.backend.reason},
-            "model": {**asdict(model.config), "parameters": model.table.parameters},
-            "data": {**data.counts(), "fingerprint": data.fingerprint}}
-
-
 def data_lines(s, data):
     """Which windows are trained and validated on, and what no evaluation and no window holds."""
     n, wanted, counts = len(data.val_indices), s.wanted_val_windows(), data.counts()
@@ -60,14 +39,15 @@ def data_lines(s, data):
             if s.val_shard else "drawn over all" if s.val_order == "shuffled" else "of its tail")
     fewer = "" if n == wanted else f" ({wanted:,} asked for" + (
         ")" if s.val_shard else ", at most 5 % of the windows)")
-    yield (f"data     {s.dataset}: {len(data.train_indices):,} windows of {data.train.seq_length} "
-           f"target tokens to train on, {n:,} {what} to validate on{fewer}")
-    left = [f"{rest['tokens']:,} tokens of {s.dataset if name == 'dataset' else s.val_shard} that "
-            "fill no window" for name, rest in counts["tokens_in_no_window"].items()
-            if rest["tokens"]]
+    windows, length = counted(len(data.train_indices), "window"), data.train.seq_length
+    yield (f"data     {s.dataset}: {windows} of {counted(length, 'target token')} to train on, "
+           f"{n:,} {what} to validate on{fewer}")
+    places = {"dataset": s.dataset}
+    left = [f"{counted(rest['tokens'], 'token')} of {places.get(name, s.val_shard)} that fill no "
+            "window" for name, rest in counts["tokens_in_no_window"].items() if rest["tokens"]]
     if counts["val_windows_left_out"]:
-        left.insert(0, f"{counts['val_windows_left_out']:,} windows of {s.val_shard}, never "
-                       "validated on (--val-windows takes more)")
+        unused = counted(counts["val_windows_left_out"], "window")
+        left.insert(0, f"{unused} of {s.val_shard}, never validated on (--val-windows takes more)")
     if left:
         yield f"         left out: {'; '.join(left)}"
 
@@ -82,15 +62,6 @@ def beside_uniform(loss_nats, uniform_nats, init):
     return said, (f"the first loss {loss_nats:.4f} of {init} is not below ln V = "
                   f"{uniform_nats:.4f} nats: model and data do not belong together, or the forward "
                   "pass is wrong")
-
-
-def setting_rows(plan):
-    """(name, value, origin) of every setting; paths absolute, so that any folder can resume."""
-    values = asdict(plan.settings)
-    for name in ("dataset", "val_shard", *PATHS):
-        if values[name] and values[name] not in PRESETS:
-            values[name] = os.path.abspath(values[name])
-    return [(name, value, plan.origins[name]) for name, value in values.items()]
 
 
 def _cell(value):

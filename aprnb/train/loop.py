@@ -17,6 +17,7 @@ from ..errors import CheckError, Interrupted, NonFiniteError, NotFoundError, Sto
 from ..formats.atomic import write_json, write_text
 from ..interrupt import Interrupt
 from ..model.instance import Model
+from ..words import counted
 from . import ends, gates
 from .checkpoint import epoch_metadata, write_checkpoint, write_state
 from .console import Console
@@ -303,7 +304,8 @@ class Loop:
         at = self.position
         first = [] if at.initial_val_nats is None else [(0, at.initial_val_nats)]
         validation = first + list(zip(at.val_steps, at.val_history_nats))
-        title = f"{self.model.config.family}, {at.step} steps on {self.model.backend.name}"
+        model, steps = self.model, counted(at.step, "step")
+        title = f"{model.config.family}, {steps} on {model.backend.name}"
         self.durably(write_text, self.folder.svg,
                       loss_svg(self.metrics.losses(), validation, self.ln_vocab_nats, title))
 

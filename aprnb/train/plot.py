@@ -8,6 +8,8 @@ Below, `x` and `y` are the maps from steps and nats to pixels; SVG counts y down
 import math
 from html import escape
 
+from ..words import counted
+
 WIDTH, HEIGHT = 840, 460  # pixels
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 48, 56  # margins, pixels
 MAX_POINTS = 800  # of the training curve
@@ -131,7 +133,7 @@ def _validation(x, y, points):
            f'stroke="{VALIDATION}" stroke-width="1.2"/>')
     for step, loss in points:
         yield (f'<circle cx="{x(step):.1f}" cy="{y(loss):.1f}" r="3.5" fill="{VALIDATION}">'
-               f"<title>after {step} steps: {loss:.4f} nats</title></circle>")
+               f"<title>after {counted(step, 'step')}: {loss:.4f} nats</title></circle>")
 
 
 def _legend():

@@ -1,6 +1,8 @@
 """Where a run is: what every saved state holds beside weights, moments and the stream of data."""
 from dataclasses import dataclass, field
 
+from ..words import counted
+
 
 @dataclass
 class Position:
@@ -34,7 +36,7 @@ def at_stake(position, saved, folder):
     saved: the position of the newest state as a dict, None without one;  folder: RunFolder.
     """
     if saved is None:
-        return f"all {position.step} steps, no state was saved yet"
+        return f"{counted(position.step, 'step')}, all of the run: no state was saved yet"
     steps = position.step - saved["step"]
-    lost = f"{steps} step{'' if steps == 1 else 's'}" if steps else "nothing"
+    lost = counted(steps, "step") if steps else "nothing"
     return f"{lost}; --resume goes on from {folder.state_file(saved['step']).name}"

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import CheckError
 from ..formats.atomic import replace_file
+from ..words import counted
 from .metrics import EVENT_BEGINS, FIELDS, JsonLines, is_object
 
 NUMBERS = FIELDS[:4]  # step, loss_nats, grad_norm, lr
@@ -87,14 +88,16 @@ def check(path, position, numbers=None):
         if position.recorded:
             raise CheckError(f"{path}: is missing. {_way_on(position)}") from None
     if found < position.recorded:
-        raise CheckError(f"{path}: holds {end} bytes, {found} of the {position.recorded} records "
-                         f"that the state counts. {_way_on(position)}")
+        raise CheckError(f"{path}: holds {end} bytes, {found} of the "
+                         f"{counted(position.recorded, 'record')} that the state counts. "
+                         f"{_way_on(position)}")
     return np.array(rows, np.float64).reshape(-1, len(NUMBERS)), end
 
 
 def _way_on(position):
-    return (f"The state counts {position.recorded} records before step {position.step}: put the "
-            f"file back, or {REBUILD} keeps the sound records and makes the others anew from the "
+    records = counted(position.recorded, "record")
+    return (f"The state counts {records} before step {position.step}: put the file back, or "
+            f"{REBUILD} keeps the sound records and makes the others anew from the "
             "state")
 
 
@@ -161,9 +164,9 @@ def rebuilt(path, position, numbers=None, skipped=()):
                  if s in sound or position.recorded == position.step or s not in skipped]
         if len(steps) != position.recorded:
             raise CheckError(f"{path}: cannot be made anew: {position.recorded} of "
-                             f"{position.step} steps were recorded, and neither the state nor "
-                             "events.jsonl says which. Put the file back, or start a new run with "
-                             "--init and the newest checkpoint")
+                             f"{counted(position.step, 'step')} were recorded, and neither the "
+                             "state nor events.jsonl says which. Put the file back, or start a new "
+                             "run with --init and the newest checkpoint")
         rows = [_row(sound[s]) if s in sound else [s] + [math.nan] * 3 for s in steps]
         numbers = np.array(rows, np.float64).reshape(-1, len(NUMBERS))
     records, kept = _joined(sound, numbers)

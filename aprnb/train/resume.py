@@ -10,7 +10,9 @@ wrote them.
 from dataclasses import dataclass, fields
 
 from ..errors import CheckError, NotFoundError, UsageError
+from ..words import counted
 from . import records
+from .config_file import refuse_damaged
 from .settings import (EDITED, FIXED, LATER, LOWEST_LR_SHARE, MAY_CHANGE, PATHS, PLACES, Settings,
                        flag, resolve_resumed, stored_settings)
 
@@ -31,6 +33,8 @@ class Resumed:
     """What is said at the start."""
     changes: list
     """Facts of the settings that were overridden, for events.jsonl."""
+    data: dict | None
+    """What config.json says of the data; None where it is written anew from the state."""
 
 
 def settle(given, overrides, folder, state):
@@ -47,7 +51,7 @@ def settle(given, overrides, folder, state):
             raise CheckError(f"--override config.json: {state.path.name} holds no settings; put "
                              "the file back")
         saved = {}
-    stored, origins, notes = _stored(given, keys, folder, saved)
+    stored, origins, data, notes = _stored(given, keys, folder, state, saved)
     known = _complete(saved)
     if stored["schedule_steps"] is None:  # a config.json of before: the horizon is the state's
         stored["schedule_steps"] = known.get("schedule_steps") or stored["num_steps"]
@@ -64,7 +68,7 @@ def settle(given, overrides, folder, state):
     notes += [f"--override {key}: nothing to override, the state says {truth[key]} too"
               for key in keys if key not in FILES and key not in [c["setting"] for c in changes]]
     notes += _as_last_started(given, stored, truth)
-    return Resumed(settings, origins, Settings(**truth), keys, notes, changes)
+    return Resumed(settings, origins, Settings(**truth), keys, notes, changes, data)
 
 
 def _known(overrides):
@@ -87,14 +91,18 @@ def _known(overrides):
     return keys
 
 
-def _stored(given, keys, folder, saved):
-    """(values, origins, notes) of config.json, or those that --override config.json makes of it."""
+def _stored(given, keys, folder, state, saved):
+    """(values, origins, record of the data, notes) of config.json, or those that --override
+    config.json makes of it."""
     if "config.json" not in keys:
         if not folder.config.is_file():
             raise CheckError(f"{folder.config}: no such file; put it back, or have it written anew "
                              "from the state: --override config.json with --dataset and --init or "
                              "--arch as when the run was begun")
-        return *stored_settings(folder.read_config(), folder.config), []
+        config = folder.read_config()
+        stored, origins = stored_settings(config, folder.config, saved)
+        refuse_damaged(config, folder.config, state)
+        return stored, origins, config["data"], []
     places = {name: value for name, value in _places(folder).items() if value} | {
         name: value for name, value in given.items() if name in (*PLACES, "arch")}
     values = ({f.name: f.default for f in fields(Settings)} | _complete(saved)
@@ -107,7 +115,7 @@ def _stored(given, keys, folder, saved):
                          f"{' and '.join(missing)} (and --val-shard, if there was one) as when the "
                          "run was begun")
     values["run_dir"] = str(folder.path)
-    return values, dict.fromkeys(values, "state"), [
+    return values, dict.fromkeys(values, "state"), None, [
         f"{folder.config} is written anew from the settings of the state"]
 
 
@@ -214,8 +222,8 @@ def read_logs(folder, overrides, position, numbers):
     skipped = {event.get("skipped_step") for event in events}
     made, numbers, kept = records.rebuilt(folder.metrics, position, numbers, skipped)
     without = sum(record["loss_nats"] is None for record in made)
-    notes.append(f"--override metrics.jsonl: {kept} of {len(made)} records were sound; the others "
-                 "come from the state, without times and memory"
+    notes.append(f"--override metrics.jsonl: {kept} of {counted(len(made), 'record')} were sound; "
+                 "the others come from the state, without times and memory"
                  + (f", {without} of them without a loss" if without else ""))
     return Logs(numbers, 0, made, notes)
 

@@ -15,17 +15,18 @@ from ..interrupt import Interrupt
 from ..model.instance import Model
 from ..model.rehearsal import refuse_unserved
 from .checkpoint import read_numbers, read_position, restore_trainer
+from .config_file import config_json, restored
 from .evaluate import Evaluator
 from .gates import Gate, default_first_limit_nats
 from .horizon import beyond, changed, schedule_of
 from .inputs import open_data_input, open_model_input
-from .introduce import config_json, introduce
+from .introduce import introduce
 from .loop import Loop
 from .position import Position
 from .preflight import preflight
 from .resume import Logs, Resumed, read_logs, settle, write_logs
 from .run_folder import RunFolder
-from .set_aside import later_files, set_aside
+from .set_aside import later_files, set_aside, way_on
 from .settings import Settings, resolve
 from .step import OptimiserSettings, Trainer
 
@@ -170,6 +171,8 @@ def _prepare(plan, console, interrupt):
     config = config_json(plan, model, data)
     interrupt.arm()
     if plan.state:
+        if plan.resumed.data is not None:
+            warnings += restored(plan.resumed.data, config["data"], plan.folder.config)
         warnings += plan.resumed.notes + _go_on(plan, config, position)
     else:
         plan.folder.begin(config, plan.force)
@@ -255,9 +258,8 @@ def _go_on(plan, config, position):
         files = later_files(folder, plan.state.path, position)
         if files:
             place = set_aside(folder, files)
-            said.append(f"what the run has after step {position.step} is set aside in {place} and "
-                        f"goes on from there with --run-dir {place} --resume: "
-                        f"{', '.join(file.name for file in files)}, all records")
+            said.append(f"what the run has after step {position.step} is set aside in {place}: "
+                        f"{', '.join(file.name for file in files)}, all records{way_on(place)}")
     write_logs(folder, logs)
     folder.go_on(config)
     return said + logs.notes

@@ -8,6 +8,8 @@ first: a process that ends in the middle leaves a run that resumes from what is 
 import os
 import shutil
 
+from ..errors import FormatError
+from ..formats.model_file import open_model
 from .run_folder import number
 
 
@@ -39,3 +41,16 @@ def set_aside(folder, files):
     for file in files:
         os.rename(file, place / "ckpt" / file.name)
     return place
+
+
+def way_on(place):
+    """How a run that was set aside goes on, in words; "" if it has no sound state."""
+    states = sorted((place / "ckpt").glob("state-*.apr"), key=number, reverse=True)
+    for state in states:
+        try:
+            open_model(state).source.close()
+        except FormatError:
+            continue
+        which = "" if state == states[0] else f" {state.name} ({states[0].name} is damaged)"
+        return f"; they go on with --run-dir {place} --resume{which}"
+    return f"; {states[0].name} is damaged" if states else ""

@@ -188,6 +188,9 @@ LATER = {"kernels": Settings.kernels, "recompute": Settings.recompute,
          "schedule_steps": None, "keep_best": False,
          "max_minutes": None}
 """What runs begun before these settings existed did, and go on doing when they are resumed."""
+ORIGINS = ("flag", "default", "mode default", "chosen", "state")
+"""Where a value came from: the user, the default, the one of --mode, what auto stood for on this
+machine, or the state from which --override config.json wrote the file anew."""
 EDITED = ("it was edited or is of another version: put it back, or have it written anew from the "
           "state with --override config.json")
 
@@ -237,7 +240,7 @@ def resolve_resumed(given, stored, origins, overridden=()):
         if name in given and other not in given:  # the newer wish takes the place of the older
             values[other] = getattr(Settings, other)
     for name, value in given.items():
-        if name in AUTOMATIC and value == "auto":
+        if value is None or name in AUTOMATIC and value == "auto":
             continue  # asks for nothing: what was chosen stands
         if name not in may_change and not _same(name, value, values.get(name)):
             anyway = ("" if name in FIXED or name in PATHS else
@@ -250,9 +253,10 @@ def resolve_resumed(given, stored, origins, overridden=()):
     return Settings(**values), origins
 
 
-def stored_settings(config, where):
+def stored_settings(config, where, saved=()):
     """(values, origins) of the settings in a config.json, whose value was read from `where`.
 
+    saved: names that its state holds; of those that came later a file may lack the others alone.
     Each has the type that it must have; whether they fit together is not judged here.
     Errors: CheckError naming the first part that no run of this version has written.
     """
@@ -260,7 +264,8 @@ def stored_settings(config, where):
     if not isinstance(rows, dict):
         raise CheckError(f"{where}: holds no object \"settings\"; {EDITED}")
     known = {f.name: f.type for f in fields(Settings)}
-    rows = {name: {"value": value, "from": "default"} for name, value in LATER.items()} | rows
+    rows = {name: {"value": value, "from": "default"} for name, value in LATER.items()
+            if name not in saved} | rows
     for name in [*known, *rows]:
         row = rows.get(name)
         if name not in known:
@@ -270,6 +275,13 @@ def stored_settings(config, where):
         if not _fits(row["value"], known[name]):
             raise CheckError(f"{where}: settings.{name} is {row['value']!r}, need "
                              f"{_in_words(known[name])}; {EDITED}")
+        if row["from"] not in ORIGINS:
+            raise CheckError(f"{where}: settings.{name} is from {row['from']!r}, need "
+                             f"{', '.join(ORIGINS)}; {EDITED}")
+        if name in (*PATHS, *PLACES) and not row["value"] and (
+                row["value"] is not None or row["from"] == "flag"):
+            raise CheckError(f"{where}: settings.{name} is empty, need the path that was given; "
+                             f"{EDITED}")
     values = {name: row["value"] for name, row in rows.items()}
     return values, {name: row["from"] for name, row in rows.items()}
 

@@ -154,6 +154,22 @@ LONGER = [
           "ours: one of two lengths forgotten",
           cpu=[(SETTINGS, 'longest = values["schedule_steps"] // WARMUP_SHARE',
                 'longest = values["num_steps"] // WARMUP_SHARE')]),
+    fault("config-record-unread", "of config.json the settings alone are compared with the state",
+          "ours: schema deleted or model emptied resumed without a word",
+          cpu=[("aprnb/train/resume.py", "        refuse_damaged(config, folder.config, state)\n",
+                "")]),
+    fault("counts-of-the-data-unsaid", "counts in config.json that are not the data's stay unsaid",
+          "ours: nothing silent",
+          cpu=[("aprnb/train/config_file.py", "written anew from the data\"] if found else []",
+                "written anew from the data\"] if not found else []")]),
+    fault("damaged-state-goes-on", "a set-aside run is said to go on from a damaged state",
+          "ours: the way out ended in an error",
+          cpu=[("aprnb/train/set_aside.py", "            open_model(state).source.close()\n",
+                "            pass\n")]),
+    fault("unwritten-checkpoint-gone", "a checkpoint that was never written is said to be gone",
+          "ours: DIVERGENCE in epoch 0",
+          cpu=[("aprnb/cli/pretrain.py", 'if best["epoch"] >= report["epochs_completed"]',
+                'if best["epoch"] > report["epochs_completed"]')]),
 ]
 
 FAULTS = RETENTION + STATE_DECIDES + LONGER

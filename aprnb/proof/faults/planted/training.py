@@ -291,9 +291,9 @@ LOOP_FAULTS = [
           cpu=[(INPUTS, "entropy_bits * math.log(2)", "entropy_bits")]),
     fault("parameters-without-the-embedding", "a run counts its parameters without the embedding",
           "ours: two ways to count, one of which makes a small model of a large one",
-          cpu=[("aprnb/train/introduce.py", '"parameters": model.table.parameters}',
-                '"parameters": model.table.parameters\n'
-                "                      - model.config.vocab_size * model.config.hidden_size}")]),
+          cpu=[("aprnb/train/config_file.py", "build_table(config).parameters}",
+                "build_table(config).parameters\n"
+                "              - config.vocab_size * config.hidden_size}")]),
     fault("steps-counted-as-asked-for", "steps_recorded is the number that was asked for",
           "ours: a plan told as a fact",
           cpu=[(RUN, '"steps_recorded": at.recorded,',
