@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from runs import aprnb_here
 
 from aprnb.errors import CheckError, DeviceError, UsageError
 from aprnb.proof.checkout import checkout
@@ -101,6 +102,17 @@ def weaken(copy):
 
 def run(copy, *trials, ledger=None, unusable=None):
     return list(run_trials(copy, trials, unusable or {}, 2, ledger))
+
+
+def test_what_was_just_seen_green_is_not_run_without_the_fault_again(copy, monkeypatch):
+    monkeypatch.setattr("aprnb.proof.faults.trials._green", None)
+    asked = [trial_of(name) for name in ("test_sees", "test_is_blind", "test_is_skipped")]
+    seen, blind, skipped = run_trials(copy, asked, {}, 2, known_green=True)
+    assert "tests/test_probe.py:8 AssertionError: assert 4 == 3" in seen.red_with
+    assert "green with the fault" in blind.problem
+    assert skipped.skipped == "no such thing here" and not skipped.problem
+    result = aprnb_here("faults", "run", "--all", "--record", "--known-green")
+    assert result.returncode == 2 and "leave one of them out" in result.stderr
 
 
 def test_seen_and_unseen_faults_are_told_apart(copy):

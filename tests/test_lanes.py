@@ -55,6 +55,14 @@ def test_all_lanes_run_and_the_last_line_is_the_verdict(lanes):
     assert (command.parents[1] / "ran").read_text().count(" -x\n") == 3, "arguments of pytest"
 
 
+@pytest.mark.parametrize("instead, more, known", [({}, [], 1), ({"sim": "exit 3"}, [], 0),
+                                                  ({}, ["-x"], 0)])
+def test_faults_trust_the_lanes_before_only_where_all_of_them_passed(lanes, instead, more, known):
+    command = lanes(**instead)
+    processes.run([command, *more])
+    assert (command.parents[1] / "ran").read_text().count("run --all --known-green") == known
+
+
 def test_a_lane_that_fails_is_named_and_stops_no_other(lanes):
     command = lanes(main="exit 3", ptx="exit 2")
     done = processes.run([command])

@@ -73,10 +73,12 @@ def list_(as_json):
               help="Write what was seen red into contracts/seen-red.json.")
 @click.option("--hardware", multiple=True, type=click.Choice(("cpu", "simulator", "gpu")),
               help="Only trials on this; may be given again  [default: all that is usable here].")
+@click.option("--known-green", is_flag=True,
+              help="The tests have just passed without faults: do not run them so again.")
 @click.option("--workers", type=click.IntRange(1), default=os.cpu_count(), show_default=True,
               help="Test processes at a time.")
 @JSON
-def run(ids, every, record, hardware, workers, as_json):
+def run(ids, every, record, hardware, known_green, workers, as_json):
     """Prove for each fault: its falsifier is green without it and red with it."""
     from ..errors import CheckError, UsageError
     from ..proof.faults import trials as trial
@@ -87,11 +89,14 @@ def run(ids, every, record, hardware, workers, as_json):
     from ..proof.faults.ledger import read_ledger
     if every == bool(ids):
         raise UsageError("faults run: name faults, or give --all")
+    if record and known_green:
+        raise UsageError("--known-green: what is recorded is seen green first; leave one of them "
+                         "out")
     root, results = checkout(), []
     ledger = None if record else read_ledger(root)
     todo = trial.all_trials(load_contracts(), registry(), ids, ledger)
     away = idle("faults run", hardware, {one.hardware for one in todo})
-    for result in trial.run_trials(root, todo, away, workers, ledger):
+    for result in trial.run_trials(root, todo, away, workers, ledger, known_green):
         results.append(result)
         click.echo(_line(result), err=as_json)
     if record:

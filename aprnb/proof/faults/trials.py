@@ -92,11 +92,12 @@ def _refuse_lost(trials, ledger):
                                  "them any more; if that is meant, faults run --all --record")
 
 
-def run_trials(checkout, trials, unusable, workers, ledger=None):
+def run_trials(checkout, trials, unusable, workers, ledger=None, known_green=False):
     """Iterator of a Result for each trial: first those that are skipped, then the others in order.
 
     unusable: hardware -> why it cannot be used here;  workers: processes at a time;
-    ledger: what was seen red before (ledger.read_ledger); None: nothing is compared.
+    ledger: what was seen red before (ledger.read_ledger); None: nothing is compared;
+    known_green: the caller has just seen every test pass without faults.
     """
     reach = Reach(checkout)
     for trial in trials:
@@ -105,7 +106,7 @@ def run_trials(checkout, trials, unusable, workers, ledger=None):
     todo = [trial for trial in trials if trial.hardware not in unusable]
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
         try:
-            green = _green(checkout, todo, pool, workers)
+            green = None if known_green else _green(checkout, todo, pool, workers)
             benches = queue.SimpleQueue()
             for _ in range(min(workers, len(todo))):
                 benches.put(stack.enter_context(Bench(checkout)))
@@ -129,6 +130,12 @@ def _green(checkout, trials, pool, workers):
 
 
 def _one(reach, trial, green, benches, ledger):
+    found = None if green is None else _without(reach, trial, green, ledger)
+    return found or _with(reach, trial, benches, ledger, known_green=green is None)
+
+
+def _without(reach, trial, green, ledger):
+    """The Result of a trial whose tests fail, skip or do not run without the fault; else None."""
     without = [o for node in trial.tests for o in green[trial.hardware, node]]
     bad = next((o for o in without if o.outcome in ("failed", "error")), None)
     skipped = next((o for o in without if o.outcome == "skipped"), None)
@@ -139,6 +146,11 @@ def _one(reach, trial, green, benches, ledger):
         return _result(trial, green_without=False, problem=f"red without the fault: {say}")
     if skipped and all(o.outcome == "skipped" for o in without):
         return _hidden(reach, trial, skipped.reason, ledger)
+    return None
+
+
+def _with(reach, trial, benches, ledger, known_green):
+    """The Result of a trial whose tests pass without the fault."""
     shop = benches.get()
     try:
         with shop.planted(trial.fault.plants[trial.hardware]):
@@ -148,6 +160,9 @@ def _one(reach, trial, green, benches, ledger):
     finally:
         benches.put(shop)
     red, problem = _judge(seen)
+    skipped = next((o for o in seen if o.outcome == "skipped"), None)
+    if known_green and skipped and all(o.outcome == "skipped" for o in seen):
+        return _hidden(reach, trial, skipped.reason, ledger)  # so it did when it was seen green
     if not problem and ledger is not None:
         problem = _unseen(reach, trial, ledger)
     return _result(trial, red_with=red, green_without=True, problem=problem)
