@@ -126,7 +126,8 @@ PLANTS = {  # what is planted in the shared code -> (file, old, new, the sentenc
         "aprnb/model/rope_table.py", "f = config.rope_theta **", "f = 1e4 **",
         "layer 0: q and k after RoPE depart", "theta 10,000 instead of 1,000,000"),
     "eps is fixed in the configuration": (
-        "aprnb/config.py", 'rms_norm_eps=get.number("rms_norm_eps"),\n        tied=boolean_of',
+        "aprnb/formats/config_json.py",
+        'rms_norm_eps=get.number("rms_norm_eps"),\n        tied=boolean_of',
         "rms_norm_eps=1e-5,\n        tied=boolean_of", "layer 0: the attention norm departs",
         "what the reference holds is reproduced to"),
     "bf16 is read by the f16 table": (
