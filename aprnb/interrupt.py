@@ -4,7 +4,8 @@ Every verb stops at once: the handler raises Interrupted wherever the program is
 being written removes its temporary file on the way out. A training run that has something to save
 calls `arm`; from then on the first signal only asks, and the loop saves a state and stops after its
 step. Several signals within SAME_EVENT_S are one event: systemd sends SIGTERM and SIGHUP together,
-a closed terminal SIGHUP twice. A later one stops at once and says what is lost.
+a closed terminal SIGHUP twice. A later one stops at once and says what is lost. A signal that the
+parent had ignored stays ignored: SIGHUP under nohup, SIGINT in a background job of a script.
 """
 import os
 import signal
@@ -50,14 +51,15 @@ class Interrupt:
         self._stop = None  # the Interrupted that was raised and has not arrived yet
         self._open = threading.Lock()  # held where a thread may nudge, or must not any more
         self._nudge = None  # what a thread has to say
-        self._before = {}
+        self._before, self._unheard = {}, set()
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
             self._outer, Interrupt._current = Interrupt._current, self
             self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
+            self._unheard = {number for number in SIGNALS if _ignored(number)}
             self._before = {number: signal.signal(number, self._handle) for number in SIGNALS
-                            if not (number == signal.SIGHUP and _ignored(number))}  # nohup
+                            if number not in self._unheard or number == NUDGE}
         return self
 
     def __exit__(self, kind, error, trace):
@@ -105,7 +107,7 @@ class Interrupt:
         if number == NUDGE and self._nudge:
             what, self._nudge = self._nudge, None
             what()
-        else:
+        elif number not in self._unheard:
             self._signal(number, signal.Signals(number).name)
 
     def _over(self, reason):

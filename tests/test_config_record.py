@@ -82,6 +82,16 @@ def test_what_the_data_tell_is_said_and_written_anew(base, file, how):
                 and path[-1] in text], path
 
 
+def test_a_horizon_that_was_emptied_is_the_states_and_said(base, file):
+    config = json.loads(file.read_text())
+    config["settings"]["schedule_steps"]["value"] = None
+    file.write_text(json.dumps(config))
+    watcher = Watcher()
+    train(base, "whole", resume=True, watcher=watcher)
+    assert [text for text in watcher.warnings if text.endswith(
+        "settings.schedule_steps is null; the state says 20, which holds")]
+
+
 def test_what_is_written_anew_is_the_whole_record(base, file):
     """--override config.json makes of the state and the places what stood there."""
     config = json.loads(file.read_text())

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 
 import processes
@@ -15,7 +16,7 @@ from aprnb import interrupt
 from aprnb.cli import main
 from aprnb.data.tokenizer import from_json
 from aprnb.errors import Interrupted
-from aprnb.interrupt import Interrupt
+from aprnb.interrupt import NUDGE, SIGNALS, Interrupt
 
 
 def send(*numbers):
@@ -79,13 +80,34 @@ def test_where_nothing_can_be_lost_a_signal_is_answered_at_once(early):
         assert armed.requested == "SIGUSR1"
 
 
-def test_hup_that_was_ignored_stays_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("number", SIGNALS)
+def test_what_was_ignored_stays_ignored(number):
+    """SIGHUP under nohup, SIGINT in a background job of a script; the others still ask."""
+    before = signal.signal(number, signal.SIG_IGN)
     try:
-        with Interrupt():
-            send(signal.SIGHUP)
+        with Interrupt() as here:
+            send(number)
+            assert here.requested is None
+            here.arm()
+            other = next(each for each in SIGNALS if each != number)
+            send(other)
+            assert here.requested == signal.Signals(other).name
+        assert signal.getsignal(number) == signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
+
+
+def test_minutes_are_heard_where_the_signal_that_tells_them_was_ignored():
+    before = signal.signal(NUDGE, signal.SIG_IGN)
+    try:
+        with Interrupt() as here:
+            here.arm()
+            here.limit(1e-4)
+            while here.requested is None:  # the limit of a test ends it
+                time.sleep(0.001)
+            assert here.requested == "--max-minutes 0.0001"
+    finally:
+        signal.signal(NUDGE, before)
 
 
 def test_no_library_hides_the_stop(monkeypatch):

@@ -55,6 +55,9 @@ def settle(given, overrides, folder, state):
     known = _complete(saved)
     if stored["schedule_steps"] is None:  # a config.json of before: the horizon is the state's
         stored["schedule_steps"] = known.get("schedule_steps") or stored["num_steps"]
+        if known.get("schedule_steps"):
+            notes.append(f"{folder.config}: settings.schedule_steps is null; the state says "
+                         f"{known['schedule_steps']}, which holds")
     truth = stored | known
     changes = _compare(given, keys, folder.config, stored, truth, state.path.name)
     changes += _followers(given, keys, stored, truth, origins)
