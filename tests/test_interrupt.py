@@ -80,25 +80,24 @@ def test_where_nothing_can_be_lost_a_signal_is_answered_at_once(early):
         assert armed.requested == "SIGUSR1"
 
 
+IGNORED = """
+import os, signal
+from aprnb.interrupt import SIGNALS, Interrupt
+signal.signal({number}, signal.SIG_IGN)
+with Interrupt() as here:
+    os.kill(os.getpid(), {number})
+    here.arm()
+    os.kill(os.getpid(), next(each for each in SIGNALS if each != {number}))
+    print("asked by", here.requested)
+"""
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_what_was_ignored_stays_ignored(number):
     """SIGHUP under nohup, SIGINT in a background job of a script; the others still ask."""
-    before = signal.signal(number, signal.SIG_IGN)
-    try:
-        with Interrupt() as here:
-            raised = None
-            try:
-                send(number)
-            except Interrupted as error:
-                raised = error
-            assert raised is None and here.requested is None
-            here.arm()
-            other = next(each for each in SIGNALS if each != number)
-            send(other)
-            assert here.requested == signal.Signals(other).name
-        assert signal.getsignal(number) == signal.SIG_IGN
-    finally:
-        signal.signal(number, before)
+    done = processes.run([sys.executable, "-c", IGNORED.format(number=int(number))])
+    other = next(each for each in SIGNALS if each != number)
+    assert done.stdout == f"asked by {signal.Signals(other).name}\n", done.stderr
 
 
 def test_minutes_are_heard_where_the_signal_that_tells_them_was_ignored():
