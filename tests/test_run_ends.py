@@ -76,6 +76,20 @@ def test_a_run_that_diverges_says_so_and_nothing_of_numpy(base, lr, code):
     assert ("DIVERGENCE" if code == 5 else "NON-FINITE") in report["detail"]
 
 
+def test_weights_that_cannot_be_saved_leave_nothing_to_go_on_from(base, monkeypatch):
+    from aprnb.train import run
+
+    class Broken(run.Trainer):
+        def update(self, *given):
+            super().update(*given)
+            self.model.master[:] = math.inf
+    monkeypatch.setattr(run, "Trainer", Broken)
+    report = train(base, "infinite")
+    assert report["exit_code"] == 8 and report["checkpoint"] is None
+    assert not list((base / "infinite/ckpt").glob("*.apr"))
+    assert "nothing was saved; start again with --force" in report["detail"]
+
+
 def faulty(monkeypatch, bad, calls):
     """Plant a fault: these calls of `gradients` report `bad`; yields digests of state by call."""
     from aprnb.train import run

@@ -187,7 +187,7 @@ def print_report(report, as_json, console):
                        f"{best['checkpoint'] or without_checkpoint(best, report)}")
     for name, file in (("checkpoint", report["checkpoint"]), ("loss curve", report["loss_svg"]),
                        ("summary", report["summary"])):
-        console.result(f"  {name:<11} {file}")
+        console.result(f"  {name:<11} {file or 'none was written'}")
 
 
 def without_checkpoint(best, report):

@@ -63,7 +63,8 @@ def abort_nonfinite(loop, detail, when=""):
     if loop.checkpoint and not loop.checkpoint.exists():
         loop.checkpoint = good
     then = (f"--resume goes on from {good.name}" if good else
-            "there is no state before it, so --resume goes on from there")
+            "there is no state before it, so --resume goes on from there" if path.exists() else
+            "nothing was saved; start again with --force")
     raise Stop("ABORTED", f"NON-FINITE{when}: {detail}; {then}; try a lower --lr or "
                "--precision fp32, each with --override", NonFiniteError.exit_code)
 
